@@ -1,0 +1,16 @@
+// The schemas of every native op. Each *_cpu.cpp and *_cuda.cu registers its own kernels; autograd
+// and the shape functions stand in mrcnn_plugin/roi_align.py.
+#include <torch/csrc/stable/library.h>
+
+STABLE_TORCH_LIBRARY(mrcnn_plugin, m) {
+  // `argmax` says for mode="max" which sample won each bin; it has no elements for mode="avg".
+  m.def(
+      "roi_align(Tensor features, Tensor rois, SymInt pooled_height, SymInt pooled_width, "
+      "float spatial_scale, int sampling_ratio, bool aligned, str mode, int bin_stride) "
+      "-> (Tensor output, Tensor argmax)");
+  m.def(
+      "roi_align_backward(Tensor grad_output, Tensor rois, Tensor argmax, SymInt batch, "
+      "SymInt channels, SymInt height, SymInt width, SymInt pooled_height, SymInt pooled_width, "
+      "float spatial_scale, int sampling_ratio, bool aligned, str mode, int bin_stride) "
+      "-> Tensor");
+}

@@ -1,0 +1,26 @@
+"""The config keys that detectron2 lacks, all under `MODEL.MRCNN`, each with its symbol or section."""
+
+from detectron2.config import CfgNode as CN
+
+
+def add_mrcnn_config(cfg: CN) -> None:
+    """Add the plugin's keys to a detectron2 config, in place.
+
+    Call it between `get_cfg()` and `cfg.merge_from_file(...)`. Everything that detectron2 already
+    has a key for is set by that key.
+    """
+    cfg.MODEL.MRCNN = CN()
+
+    # lambda of the RPN loss: weight of the regression term (Faster R-CNN, eq. 1; 10 by default).
+    cfg.MODEL.MRCNN.RPN_LAMBDA = 10.0
+    # N_reg of the RPN loss. 0 means the number of anchor locations, H * W of the feature map,
+    # summed over levels (2394, "about 2400", for a 600 x 1000 image at stride 16).
+    cfg.MODEL.MRCNN.RPN_N_REG = 0.0
+    # How RoIAlign aggregates the samples of a bin: "avg" or "max" (Mask R-CNN, Sec. 3, Table 2c).
+    cfg.MODEL.MRCNN.ROI_ALIGN_MODE = "avg"
+    # Stride of res5's first block on the RoI grid of ROI_BOX_HEAD.POOLER_RESOLUTION bins.
+    # 1 with 7x7 is Mask R-CNN, Fig. 4; 2 with 14x14 is detectron2's head.
+    cfg.MODEL.MRCNN.RES5_STRIDE = 1
+    # "sigmoid": K independent binary masks, class and mask decoupled (Mask R-CNN, Sec. 3).
+    # "softmax": classes compete for every pixel (the alternative of Table 2b).
+    cfg.MODEL.MRCNN.MASK_LOSS = "sigmoid"

@@ -1,0 +1,128 @@
+"""A small seeded data set of drawn shapes that hide one another, with instance masks, as COCO json."""
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+from detectron2.data import DatasetCatalog
+from detectron2.data.datasets import register_coco_instances
+from pycocotools import mask as mask_utils
+
+SHAPE_CLASSES = ("circle", "square", "triangle")
+
+_MIN_VISIBLE = 0.35  # an instance of which less can be seen is not annotated, and not drawn
+
+
+def make_shapes(root: str | Path, num_images: int, *, seed: int, size: int = 128) -> Path:
+    """Draw `num_images` pictures of 1 to 6 shapes and write `root/annotations.json`.
+
+    The same arguments give the same pictures. A later shape hides parts of earlier ones; masks
+    (COCO RLE) and boxes are of the visible part.
+
+    Args:
+        root: directory for the pictures, made if needed.
+        num_images: how many.
+        seed: of the random generator.
+        size: side of the square pictures in pixels.
+
+    Returns:
+        path of the json file.
+    """
+    root = Path(root)
+    root.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(seed)
+    images, annotations = [], []
+    for image_id in range(1, num_images + 1):
+        picture, instances = _draw_picture(rng, size)
+        file_name = f"{image_id:05d}.png"
+        cv2.imwrite(str(root / file_name), picture)
+        images.append({"id": image_id, "file_name": file_name, "height": size, "width": size})
+        for class_index, mask in instances:
+            annotations.append(
+                _annotation(len(annotations) + 1, image_id, class_index + 1, mask)
+            )
+    categories = [{"id": i, "name": name} for i, name in enumerate(SHAPE_CLASSES, start=1)]
+    json_file = root / "annotations.json"
+    json_file.write_text(
+        json.dumps(
+            {
+                "info": {"description": f"drawn shapes, seed {seed}"},
+                "licenses": [],
+                "images": images,
+                "annotations": annotations,
+                "categories": categories,
+            }
+        )
+    )
+    return json_file
+
+
+def register_shapes(root: str | Path, *, num_train: int, num_val: int, size: int = 128) -> None:
+    """Make (unless they are there) and register `shapes_train` and `shapes_val` under `root`.
+
+    Args:
+        root: gets the directories `train` and `val`, drawn from different seeds.
+        num_train, num_val: pictures in each.
+        size: side of the pictures in pixels.
+    """
+    for split, num_images, seed in (("train", num_train, 1), ("val", num_val, 2)):
+        folder = Path(root) / f"{split}_{num_images}x{size}px"
+        json_file = folder / "annotations.json"
+        if not json_file.exists():
+            make_shapes(folder, num_images, seed=seed, size=size)
+        name = f"shapes_{split}"
+        if name not in DatasetCatalog:
+            register_coco_instances(name, {}, str(json_file), str(folder))
+
+
+def _draw_picture(rng: np.random.Generator, size: int):
+    """One (size, size, 3) uint8 picture and its [(class index, (size, size) bool mask)]."""
+    picture = _background(rng, size)
+    instances = []
+    for _ in range(rng.integers(2, 7)):
+        class_index = int(rng.integers(len(SHAPE_CLASSES)))
+        outline = _outline(SHAPE_CLASSES[class_index], rng, size)
+        mask = cv2.fillPoly(np.zeros((size, size), np.uint8), [outline], 1).astype(bool)
+        hidden = [(before & ~mask).sum() < _MIN_VISIBLE * full for _, before, full in instances]
+        if any(hidden):
+            continue
+        picture[mask] = _color(rng) + rng.normal(0, 8, (mask.sum(), 3))
+        instances = [(c, before & ~mask, full) for c, before, full in instances]
+        instances.append((class_index, mask, mask.sum()))
+    return picture.clip(0, 255).astype(np.uint8), [(c, mask) for c, mask, _ in instances]
+
+
+def _background(rng: np.random.Generator, size: int) -> np.ndarray:
+    """A smooth gray-brown texture with noise, float64."""
+    coarse = rng.uniform(60, 160, (5, 5, 1)) + rng.normal(0, 12, (5, 5, 3))
+    smooth = cv2.resize(coarse, (size, size), interpolation=cv2.INTER_CUBIC)
+    return smooth + rng.normal(0, 8, (size, size, 3))
+
+
+def _outline(name: str, rng: np.random.Generator, size: int) -> np.ndarray:
+    """(P, 2) int32 corners (x, y) of a shape of random size, place and rotation in the picture."""
+    radius = rng.uniform(0.11, 0.26) * size
+    corners = {"circle": 40, "square": 4, "triangle": 3}[name]
+    angles = rng.uniform(0, 2 * np.pi) + np.arange(corners) * 2 * np.pi / corners
+    center = rng.uniform(radius, size - radius, 2)
+    return np.rint(center + radius * np.stack([np.cos(angles), np.sin(angles)], 1)).astype(np.int32)
+
+
+def _color(rng: np.random.Generator) -> np.ndarray:
+    """A saturated BGR colour that stands out from the background; it says nothing of the class."""
+    hsv = np.array([[[rng.integers(180), rng.integers(150, 256), rng.integers(150, 256)]]], np.uint8)
+    return cv2.cvtColor(hsv, cv2.COLOR_HSV2BGR)[0, 0].astype(float)
+
+
+def _annotation(annotation_id: int, image_id: int, category_id: int, mask: np.ndarray) -> dict:
+    rle = mask_utils.encode(np.asfortranarray(mask.astype(np.uint8)))
+    return {
+        "id": annotation_id,
+        "image_id": image_id,
+        "category_id": category_id,
+        "iscrowd": 0,
+        "area": int(mask.sum()),
+        "bbox": mask_utils.toBbox(rle).tolist(),
+        "segmentation": {"size": rle["size"], "counts": rle["counts"].decode()},
+    }

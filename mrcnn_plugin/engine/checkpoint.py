@@ -1,0 +1,39 @@
+"""detectron2's checkpointer, which also says how much of the model a weight file filled."""
+
+from collections import Counter
+
+from detectron2.checkpoint import DetectionCheckpointer
+
+
+class ReportingCheckpointer(DetectionCheckpointer):
+    """`DetectionCheckpointer` that counts what it loaded.
+
+    detectron2 warns about the names that did not match, in a list of hundreds of lines that looks
+    the same whether the heads are missing (an ImageNet file: right) or everything is (wrong).
+    """
+
+    def _load_model(self, checkpoint):
+        """As in the base class; logs `Loaded 1 of 2 ...` per top-level module.
+
+        Raises:
+            ValueError: the file holds weights, and not one of them is a tensor of this model.
+        """
+        in_file = len(checkpoint["model"])
+        incompatible = super()._load_model(checkpoint)
+        wrong_shape = {name for name, *_ in incompatible.incorrect_shapes}
+        not_loaded = wrong_shape | set(incompatible.missing_keys)
+
+        names = [n for n in self.model.state_dict() if not n.startswith("pixel_")]
+        total = Counter(name.split(".")[0] for name in names)
+        loaded = Counter(name.split(".")[0] for name in names if name not in not_loaded)
+        parts = ", ".join(f"{module} {loaded[module]}/{total[module]}" for module in total)
+        self.logger.info(
+            f"Loaded {loaded.total()} of the model's {total.total()} tensors ({parts}); "
+            f"{len(incompatible.unexpected_keys)} tensors of the file have no place in the model"
+        )
+        if in_file and not loaded:
+            raise ValueError(
+                "no tensor of the weight file has the name and shape of one in this model: it "
+                "would train from random weights. Check MODEL.WEIGHTS and MODEL.RESNETS.DEPTH"
+            )
+        return incompatible

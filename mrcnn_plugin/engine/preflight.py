@@ -1,0 +1,76 @@
+"""Checks before the first iteration: a device that exists, data and weights that can be read."""
+
+import logging
+import os
+from urllib.parse import urlparse
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.utils.file_io import PathManager
+
+logger = logging.getLogger(__name__)
+
+
+class PreflightError(Exception):
+    """Something that a run needs is not there; the message says what and how to mend it."""
+
+
+def use_available_device(cfg: CfgNode) -> None:
+    """Change `MODEL.DEVICE: cuda` to `cpu`, in place and with a warning, where there is no GPU."""
+    if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
+        logger.warning(
+            f"MODEL.DEVICE is '{cfg.MODEL.DEVICE}', but torch {torch.__version__} sees no CUDA "
+            "device: running on the CPU. Set MODEL.DEVICE cpu to say that this is meant."
+        )
+        cfg.MODEL.DEVICE = "cpu"
+
+
+def check_inputs(cfg: CfgNode, *, training: bool) -> None:
+    """Check that the data sets and the weights of a config can be read; weights are downloaded now.
+
+    Args:
+        cfg: a full config.
+        training: True checks `DATASETS.TRAIN` too, False only `DATASETS.TEST`.
+
+    Raises:
+        PreflightError: naming the first thing that is missing and what to do.
+    """
+    for name in (*(cfg.DATASETS.TRAIN if training else ()), *cfg.DATASETS.TEST):
+        _check_dataset(name)
+    if cfg.MODEL.WEIGHTS:
+        _check_weights(cfg.MODEL.WEIGHTS)
+
+
+def _check_dataset(name: str) -> None:
+    if name not in DatasetCatalog:
+        raise PreflightError(
+            f"data set '{name}' is not registered; known are: {', '.join(sorted(DatasetCatalog))}"
+        )
+    metadata = MetadataCatalog.get(name)
+    for kind in ("json_file", "image_root"):
+        path = metadata.get(kind)
+        if path and not PathManager.exists(path):
+            root = os.environ.get("DETECTRON2_DATASETS")
+            raise PreflightError(
+                f"data set '{name}': {path} does not exist. Built-in data sets are looked for "
+                f"under the environment variable DETECTRON2_DATASETS ("
+                + (f"now '{root}'" if root else "not set, so ./datasets")
+                + "), laid out as docs/training.md shows"
+            )
+
+
+def _check_weights(path: str) -> None:
+    url = urlparse(path)._replace(query="").geturl()
+    try:
+        found = PathManager.isfile(PathManager.get_local_path(url))
+    except (OSError, ValueError) as error:  # URLError is an OSError
+        raise PreflightError(
+            f"MODEL.WEIGHTS '{path}' could not be fetched ({error}). Download the file by hand "
+            "where there is a network and give its path, or '' to start from random weights"
+        ) from error
+    if not found:
+        raise PreflightError(
+            f"MODEL.WEIGHTS '{path}' does not exist. Give the path of a .pth or .pkl file, a "
+            "detectron2:// or https:// address, or '' to start from random weights"
+        )

@@ -1,0 +1,90 @@
+"""Pictures: ground truth beside prediction, and the curves of a training run, in one file."""
+
+import json
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from detectron2.data import Metadata
+from detectron2.data import detection_utils as utils
+from detectron2.structures import Instances
+from detectron2.utils.visualizer import ColorMode, Visualizer
+
+matplotlib.use("Agg", force=False)
+from matplotlib import pyplot as plt  # noqa: E402
+from matplotlib.figure import Figure  # noqa: E402
+
+
+def draw_comparison(
+    dataset_dict: dict, instances: Instances, metadata: Metadata, *, min_score=0.5, scale=1.0
+) -> tuple[np.ndarray, np.ndarray]:
+    """One photograph twice: with its ground truth and with the predictions drawn on it.
+
+    Args:
+        dataset_dict: one image of a data set in detectron2's format, with `annotations`.
+        instances: predictions in that image's pixels, on the CPU.
+        metadata: class names of the data set.
+        min_score: predictions below it are not drawn.
+        scale: size of the drawing relative to the photograph.
+
+    Returns:
+        two (h, w, 3) uint8 RGB arrays: ground truth, prediction.
+    """
+    image = utils.read_image(dataset_dict["file_name"], format="RGB")
+
+    def canvas():
+        return Visualizer(image, metadata, scale=scale, instance_mode=ColorMode.IMAGE)
+
+    truth = canvas().draw_dataset_dict(dataset_dict)
+    prediction = canvas().draw_instance_predictions(instances[instances.scores >= min_score])
+    return truth.get_image(), prediction.get_image()
+
+
+def draw_curves(figure: Figure, metrics_file: str | Path) -> None:
+    """Draw the losses and APs that detectron2's `JSONWriter` wrote into an empty figure."""
+    lines = [json.loads(line) for line in Path(metrics_file).read_text().splitlines()]
+    loss_axes, ap_axes = figure.subplots(1, 2)
+    for name in ("total_loss", "loss_rpn_cls", "loss_rpn_loc", "loss_cls", "loss_box_reg", "loss_mask"):
+        points = [(line["iteration"], line[name]) for line in lines if name in line]
+        loss_axes.plot(*zip(*points), label=name, linewidth=2 if name == "total_loss" else 1)
+    for name in ("bbox/AP", "bbox/AP50", "segm/AP", "segm/AP50"):
+        points = [(line["iteration"], line[name]) for line in lines if name in line]
+        if points:
+            ap_axes.plot(*zip(*points), "o-", label=name)
+    loss_axes.set(xlabel="iteration", ylabel="loss", yscale="log")
+    ap_axes.set(xlabel="iteration", ylabel="AP", ylim=(0, 100))
+    for axes in (loss_axes, ap_axes):
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize="small")
+
+
+def save_report(
+    path: str | Path,
+    comparisons: list[tuple[np.ndarray, np.ndarray]],
+    metrics_file: str | Path,
+    title: str,
+) -> None:
+    """Save one picture: the pairs of `draw_comparison`, two pairs to a row, above the curves.
+
+    Args:
+        path: where to write the PNG.
+        comparisons: (ground truth, prediction) pairs.
+        metrics_file: `metrics.json` of the run.
+        title: written on top.
+    """
+    rows = -(-len(comparisons) // 2)
+    figure = plt.figure(figsize=(14, 3.6 * rows + 4.6), layout="constrained")
+    figure.suptitle(title)
+    photographs, curves = figure.subfigures(2, 1, height_ratios=[3.6 * rows, 4])
+    axes = photographs.subplots(rows, 4, squeeze=False).reshape(-1, 2)
+    for (left, right), (truth, prediction) in zip(axes, comparisons):
+        left.imshow(truth)
+        right.imshow(prediction)
+        left.set_title("ground truth", fontsize="small")
+        right.set_title("prediction", fontsize="small")
+    for ax in axes.flat:
+        ax.axis("off")
+    draw_curves(curves, metrics_file)
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=80)
+    plt.close(figure)

@@ -1,0 +1,126 @@
+"""Region Proposal Network with the paper's head (4k + 2k outputs) and loss (lambda, N_cls, N_reg).
+
+Anchors, matching, sampling, box coding and proposal selection are detectron2's `RPN`.
+
+Shape shorthand: N images, k anchors at each location, H x W the feature map.
+"""
+
+import torch
+from detectron2.config import configurable
+from detectron2.modeling.proposal_generator import PROPOSAL_GENERATOR_REGISTRY, RPN
+from detectron2.modeling.proposal_generator.rpn import RPN_HEAD_REGISTRY, StandardRPNHead
+from detectron2.structures import Boxes
+from detectron2.utils.events import get_event_storage
+from torch import Tensor, nn
+
+from .losses import rpn_cls_loss, rpn_reg_loss
+
+
+@RPN_HEAD_REGISTRY.register()
+class MRCNNRPNHead(StandardRPNHead):
+    """3x3 conv, then two 1x1 convs: `reg` with 4k and `cls` with 2k outputs (Faster R-CNN, Sec. 3.1).
+
+    The `cls` layer (`objectness_logits`) scores each anchor twice, channels 0..k-1 as background
+    and k..2k-1 as object. The softmax over the two is the sigmoid of their difference, and that
+    difference is what is handed on, so `objectness_logits` means everywhere what it means in
+    detectron2: (N, k, H, W) log-odds of "object".
+    """
+
+    @configurable
+    def __init__(self, *, in_channels: int, num_anchors: int, box_dim: int = 4, conv_dims=(-1,)):
+        """Arguments as in detectron2's `StandardRPNHead`; `num_anchors` is k."""
+        super().__init__(
+            in_channels=in_channels, num_anchors=num_anchors, box_dim=box_dim, conv_dims=conv_dims
+        )
+        self.objectness_logits = nn.Conv2d(
+            self.objectness_logits.in_channels, 2 * num_anchors, kernel_size=1
+        )
+        nn.init.normal_(self.objectness_logits.weight, std=0.01)
+        nn.init.zeros_(self.objectness_logits.bias)
+
+    def forward(self, features: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """Per level: (N, C, H, W) -> (N, k, H, W) object log-odds and (N, 4k, H, W) deltas."""
+        scores, deltas = super().forward(features)
+        log_odds = []
+        for level_scores in scores:
+            background_score, object_score = level_scores.chunk(2, dim=1)
+            log_odds.append(object_score - background_score)
+        return log_odds, deltas
+
+
+@PROPOSAL_GENERATOR_REGISTRY.register()
+class MRCNNRPN(RPN):
+    """detectron2's RPN with the document's loss.
+
+    `L = 1/N_cls sum L_cls + lambda 1/N_reg sum p* L_reg` for each image, averaged over images.
+    detectron2 divides both terms by N_cls; `RPN_LAMBDA 1` with `RPN_N_REG 256` is its loss.
+    """
+
+    @configurable
+    def __init__(self, *, reg_lambda: float = 10.0, n_reg: float = 0.0, **kwargs):
+        """
+        Args:
+            reg_lambda: lambda, the weight of the regression term.
+            n_reg: N_reg; 0 means the number of anchor locations, H * W summed over levels.
+            kwargs: as in detectron2's `RPN`. `batch_size_per_image` is N_cls, `smooth_l1_beta`
+                belongs to R, the robust loss.
+
+        Raises:
+            ValueError: `n_reg` is negative, or the box loss is not smooth L1.
+        """
+        super().__init__(**kwargs)
+        if n_reg < 0:
+            raise ValueError(f"MODEL.MRCNN.RPN_N_REG is {n_reg}; expected 0 (locations) or more")
+        if self.box_reg_loss_type != "smooth_l1":
+            raise ValueError(
+                f"MODEL.RPN.BBOX_REG_LOSS_TYPE is '{self.box_reg_loss_type}'; the RPN loss of the "
+                "paper has 'smooth_l1'. For others set MODEL.PROPOSAL_GENERATOR.NAME to 'RPN'"
+            )
+        self.reg_lambda = reg_lambda
+        self.n_reg = n_reg
+
+    @classmethod
+    def from_config(cls, cfg, input_shape):
+        ret = super().from_config(cfg, input_shape)
+        ret["reg_lambda"] = cfg.MODEL.MRCNN.RPN_LAMBDA
+        ret["n_reg"] = cfg.MODEL.MRCNN.RPN_N_REG
+        return ret
+
+    def losses(
+        self,
+        anchors: list[Boxes],
+        pred_objectness_logits: list[Tensor],
+        gt_labels: list[Tensor],
+        pred_anchor_deltas: list[Tensor],
+        gt_boxes: list[Tensor],
+    ) -> dict[str, Tensor]:
+        """Arguments as in detectron2's `RPN.losses`; returns `loss_rpn_cls` and `loss_rpn_loc`."""
+        labels = torch.stack(gt_labels)  # (N, A) over all levels
+        num_images = len(labels)
+        positive = labels == 1
+        storage = get_event_storage()
+        storage.put_scalar("rpn/num_pos_anchors", positive.sum().item() / num_images)
+        storage.put_scalar("rpn/num_neg_anchors", (labels == 0).sum().item() / num_images)
+
+        image_index, anchor_index = positive.nonzero(as_tuple=True)
+        positive_anchors = Boxes.cat(anchors).tensor[anchor_index]
+        positive_gt_boxes = torch.stack(gt_boxes)[image_index, anchor_index]
+        losses = {
+            "loss_rpn_cls": rpn_cls_loss(
+                torch.cat(pred_objectness_logits, dim=1), labels, n_cls=self.batch_size_per_image
+            ),
+            "loss_rpn_loc": rpn_reg_loss(
+                torch.cat(pred_anchor_deltas, dim=1)[image_index, anchor_index],
+                self.box2box_transform.get_deltas(positive_anchors, positive_gt_boxes),
+                num_images=num_images,
+                lam=self.reg_lambda,
+                n_reg=self.n_reg or self._num_locations(anchors),
+                beta=self.smooth_l1_beta,
+            ),
+        }
+        return {name: loss * self.loss_weight.get(name, 1.0) for name, loss in losses.items()}
+
+    def _num_locations(self, anchors: list[Boxes]) -> int:
+        """H * W summed over levels: the places at which the k anchors of a level stand."""
+        per_location = self.anchor_generator.num_anchors
+        return sum(len(level) // k for level, k in zip(anchors, per_location, strict=True))

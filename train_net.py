@@ -1,0 +1,73 @@
+#!/usr/bin/env python3
+"""Train, resume and evaluate: detectron2's command line with this plugin's components.
+
+    train_net.py --config-file configs/mask_rcnn_R101_C4.yaml --num-gpus 8
+    train_net.py --config-file configs/mask_rcnn_R101_C4.yaml --num-gpus 8 --resume
+    train_net.py --config-file configs/mask_rcnn_R101_C4.yaml --eval-only MODEL.WEIGHTS model.pth
+"""
+
+import sys
+
+from detectron2.config import get_cfg
+from detectron2.engine import default_argument_parser, default_setup, launch
+from detectron2.evaluation import verify_results
+from detectron2.utils import comm
+from detectron2.utils.logger import setup_logger
+
+from mrcnn_plugin import add_mrcnn_config
+from mrcnn_plugin.data import register_fruits_nuts
+from mrcnn_plugin.engine import (
+    MRCNNTrainer,
+    PreflightError,
+    ReportingCheckpointer,
+    check_inputs,
+    use_available_device,
+)
+
+
+def setup(args):
+    """Config file plus `KEY VALUE` overrides, checked and frozen; logging started."""
+    cfg = get_cfg()
+    add_mrcnn_config(cfg)
+    cfg.merge_from_file(args.config_file)
+    cfg.merge_from_list(args.opts)
+    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="mrcnn_plugin")
+    use_available_device(cfg)
+    cfg.freeze()
+    default_setup(cfg, args)
+    check_inputs(cfg, training=not args.eval_only)
+    return cfg
+
+
+def main(args):
+    register_fruits_nuts()
+    cfg = setup(args)
+    if not args.eval_only:
+        trainer = MRCNNTrainer(cfg)
+        trainer.resume_or_load(resume=args.resume)
+        return trainer.train()
+
+    model = MRCNNTrainer.build_model(cfg)
+    checkpointer = ReportingCheckpointer(model, cfg.OUTPUT_DIR)
+    checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
+    results = MRCNNTrainer.test(cfg, model)
+    if cfg.TEST.AUG.ENABLED:
+        results.update(MRCNNTrainer.test_with_tta(cfg, model))
+    if comm.is_main_process():
+        verify_results(cfg, results)
+    return results
+
+
+if __name__ == "__main__":
+    args = default_argument_parser().parse_args()
+    try:
+        launch(
+            main,
+            args.num_gpus,
+            num_machines=args.num_machines,
+            machine_rank=args.machine_rank,
+            dist_url=args.dist_url,
+            args=(args,),
+        )
+    except PreflightError as error:
+        sys.exit(f"train_net.py: {error}")
