@@ -4,7 +4,8 @@
 
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
-#include <torch/headeronly/core/Dispatch_v2.h>
+#include <torch/headeronly/util/BFloat16.h>
+#include <torch/headeronly/util/Half.h>
 
 #include <string>
 #include <type_traits>
@@ -34,7 +35,8 @@ struct View {
 
 template <typename T>
 View<T> mutable_view(const Tensor& t) {
-  return {static_cast<T*>(t.mutable_data_ptr()), {t.stride(0), t.stride(1), t.stride(2), t.stride(3)}};
+  return {static_cast<T*>(t.mutable_data_ptr()),
+          {t.stride(0), t.stride(1), t.stride(2), t.stride(3)}};
 }
 
 template <typename T>
@@ -46,8 +48,9 @@ View<const T> const_view(const Tensor& t) {
 inline RoiAlignOptions parse_options(int64_t pooled_height, int64_t pooled_width,
                                      double spatial_scale, int64_t sampling_ratio, bool aligned,
                                      const std::string& mode, int64_t bin_stride) {
-  STD_TORCH_CHECK(pooled_height > 0 && pooled_width > 0, "roi_align: output_size must be positive, got ",
-                  pooled_height, " x ", pooled_width);
+  STD_TORCH_CHECK(pooled_height > 0 && pooled_width > 0,
+                  "roi_align: output_size must be positive, got ", pooled_height, " x ",
+                  pooled_width);
   STD_TORCH_CHECK(std::isfinite(spatial_scale) && spatial_scale > 0,
                   "roi_align: spatial_scale must be finite and positive, got ", spatial_scale);
   STD_TORCH_CHECK(mode == "avg" || mode == "max", "roi_align: mode must be 'avg' or 'max', got '",
@@ -130,17 +133,28 @@ inline void check_backward(const Tensor& grad_output, const Tensor& rois, const 
     }
     return true;
   };
-  STD_TORCH_CHECK(same_shape(grad_output), "roi_align_backward: grad_output must be (",
-                  expected[0], ", ", expected[1], ", ", expected[2], ", ", expected[3], ")");
+  STD_TORCH_CHECK(same_shape(grad_output), "roi_align_backward: grad_output must be (", expected[0],
+                  ", ", expected[1], ", ", expected[2], ", ", expected[3], ")");
   STD_TORCH_CHECK(!options.max || (same_shape(argmax) && argmax.scalar_type() == ScalarType::Int &&
                                    argmax.device() == grad_output.device()),
                   "roi_align_backward: argmax must be the forward's second result");
 }
 
-}  // namespace mrcnn_plugin
+/// Calls use(T{}) with a zero of the maps' element type.
+template <typename Use>
+void dispatch_maps(const Tensor& maps, const Use& use) {
+  switch (maps.scalar_type()) {
+    case ScalarType::Double:
+      return use(double{});
+    case ScalarType::Float:
+      return use(float{});
+    case ScalarType::Half:
+      return use(torch::headeronly::Half{});
+    case ScalarType::BFloat16:
+      return use(torch::headeronly::BFloat16{});
+    default:
+      STD_TORCH_CHECK(false, "roi_align: unsupported dtype");
+  }
+}
 
-/// Runs the body with `scalar_t` as the maps' element type.
-#define MRCNN_DISPATCH_MAPS(TYPE, ...)                                                       \
-  THO_DISPATCH_V2(TYPE, "roi_align", AT_WRAP(__VA_ARGS__), torch::headeronly::ScalarType::Double, \
-                  torch::headeronly::ScalarType::Float, torch::headeronly::ScalarType::Half, \
-                  torch::headeronly::ScalarType::BFloat16)
+}  // namespace mrcnn_plugin

@@ -45,10 +45,10 @@ template <typename Entry>
 struct AxisPlan {
   std::vector<Entry> entries;
   std::vector<size_t> starts{0};  // entries of kept bin k: [starts[k], starts[k + 1])
-  std::vector<char> cut;          // whether some sample of the bin is off the map
+  std::vector<char> cut;          // whether a sample of bin k is off the map (Sample entries only)
   int64_t begin = 0, end = 0;     // pixels read by any bin
 
-  int64_t bins() const { return static_cast<int64_t>(cut.size()); }
+  int64_t bins() const { return static_cast<int64_t>(starts.size()) - 1; }
   Span<Entry> operator[](int64_t bin) const {
     return {entries.data() + starts[bin], entries.data() + starts[bin + 1]};
   }
@@ -63,14 +63,15 @@ struct RoiPlan {
   AxisPlan<Entry> y, x;
 };
 
-/// Adds to the pixel's entry of this bin; runs meet at pixels, so it is among the last two. A pixel
-/// of weight zero is not read at all, so what it holds (NaN, infinity) cannot leak into the bin.
+/// Adds to the pixel's entry of this bin; runs meet at pixels, so it is among the last three. A
+/// pixel of weight zero is not read at all, so what it holds (NaN, infinity) cannot leak into the
+/// bin.
 template <typename acc_t>
 void add(AxisPlan<Weight<acc_t>>& plan, int64_t pixel, acc_t weight) {
   if (weight == 0) return;
   plan.touch(pixel, pixel);
   const size_t size = plan.entries.size(), bin_start = plan.starts.back();
-  for (size_t i = size; i > bin_start && i + 2 > size; --i) {
+  for (size_t i = size; i > bin_start && i + 3 > size; --i) {
     if (plan.entries[i - 1].pixel != pixel) continue;
     plan.entries[i - 1].weight += weight;
     return;
@@ -79,36 +80,36 @@ void add(AxisPlan<Weight<acc_t>>& plan, int64_t pixel, acc_t weight) {
 }
 
 template <typename acc_t, typename coord_t>
-void append(AxisPlan<Weight<acc_t>>& plan, const Run<coord_t>& run, int64_t samples) {
-  const coord_t half = static_cast<coord_t>(run.end - run.begin) / static_cast<coord_t>(samples) / 2;
-  add(plan, run.first.lo, static_cast<acc_t>((run.first.w_lo + run.last.w_lo) * half));
-  add(plan, run.first.hi, static_cast<acc_t>((run.first.w_hi + run.last.w_hi) * half));
+void append_bin(AxisPlan<Weight<acc_t>>& plan, const Axis<coord_t>& axis, int64_t bin) {
+  for (int64_t sample = 0; sample < axis.samples;) {
+    const Run<coord_t> run = run_from(axis, bin, sample);
+    const Tap<coord_t> mean = mean_tap(axis, run);
+    add(plan, mean.lo, static_cast<acc_t>(mean.w_lo));
+    add(plan, mean.hi, static_cast<acc_t>(mean.w_hi));
+    sample = run.end;
+  }
 }
 
 template <typename acc_t, typename coord_t>
-void append(AxisPlan<Sample<acc_t>>& plan, const Run<coord_t>& run, int64_t) {
-  const auto push = [&](int64_t index, const Tap<coord_t>& tap) {
+void append_bin(AxisPlan<Sample<acc_t>>& plan, const Axis<coord_t>& axis, int64_t bin) {
+  bool cut = false;
+  for (ExtremeSamples<coord_t> sample(axis, bin); !sample.done(); sample.advance()) {
+    const Tap<coord_t>& tap = sample.tap();
+    cut |= !tap.valid;
+    if (!tap.valid) continue;
     plan.touch(tap.lo, tap.hi);
-    plan.entries.push_back(
-        {index, tap.lo, tap.hi, static_cast<acc_t>(tap.w_lo), static_cast<acc_t>(tap.w_hi)});
-  };
-  push(run.begin, run.first);
-  if (run.end - run.begin > 1) push(run.end - 1, run.last);
+    plan.entries.push_back({sample.index(), tap.lo, tap.hi, static_cast<acc_t>(tap.w_lo),
+                            static_cast<acc_t>(tap.w_hi)});
+  }
+  plan.cut.push_back(cut);
 }
 
 template <typename Entry, typename coord_t>
 AxisPlan<Entry> plan_axis(const Axis<coord_t>& axis, int64_t pooled, int64_t bin_stride) {
   AxisPlan<Entry> plan;
-  for (int64_t bin = 0; bin < pooled; bin += bin_stride) {
-    bool cut = false;
-    for (int64_t sample = 0; sample < axis.samples;) {
-      const Run<coord_t> run = run_from(axis, bin, sample);
-      if (run.first.valid) append(plan, run, axis.samples);
-      cut |= !run.first.valid;
-      sample = run.end;
-    }
+  for (int64_t bin = 0, kept = kept_bins(pooled, bin_stride); kept > 0; --kept, bin += bin_stride) {
+    append_bin(plan, axis, bin);
     plan.starts.push_back(plan.entries.size());
-    plan.cut.push_back(cut);
   }
   return plan;
 }
@@ -245,5 +246,202 @@ void average_backward(const RoiPlan<Weight<acc_t>>& roi, const acc_t* grad_out, 
   }
 }
 
+/// to = the linear interpolation between two rows or columns of slab elements. A neighbour of
+/// weight zero is not read.
+template <typename acc_t>
+void interpolate(const Sample<acc_t>& sample, const acc_t* lo, const acc_t* hi,
+                 acc_t* __restrict to, int64_t count) {
+  if (sample.w_hi == 0) {
+    std::copy_n(lo, count, to);
+  } else {
+    for (int64_t i = 0; i < count; ++i) to[i] = sample.w_lo * lo[i] + sample.w_hi * hi[i];
+  }
+}
+
+/// Keeps the greater of `best` and `value`; the earlier of equals; a NaN over any number.
+template <typename acc_t>
+void keep_greater(const acc_t* __restrict value, int32_t index, acc_t* __restrict best,
+                  int32_t* __restrict argmax) {
+  for (int64_t i = 0; i < kLanes; ++i) {
+    const bool greater = !(value[i] <= best[i]) & (best[i] == best[i]);
+    const bool take = (argmax[i] < 0) | greater;
+    best[i] = take ? value[i] : best[i];
+    argmax[i] = take ? index : argmax[i];
+  }
+}
+
+/// One row of bins of the maximum. Only samples on the map have an index; those off it count as
+/// zero, which wins when all others are negative (index -1: no gradient).
+template <typename acc_t>
+void maximum_row(const RoiPlan<Sample<acc_t>>& roi, int64_t p, const acc_t* map, int64_t width,
+                 acc_t* row, acc_t* best, int32_t* argmax) {
+  const int64_t bins = roi.x.bins(), begin = roi.x.begin * kLanes;
+  std::fill_n(best, bins * kLanes, acc_t{0});
+  std::fill_n(argmax, bins * kLanes, -1);
+  for (const auto& sy : roi.y[p]) {
+    const acc_t *lo = map + sy.lo * width * kLanes, *hi = map + sy.hi * width * kLanes;
+    interpolate(sy, lo + begin, hi + begin, row + begin, roi.x.end * kLanes - begin);
+    for (int64_t q = 0; q < bins; ++q) {
+      for (const auto& sx : roi.x[q]) {
+        acc_t value[kLanes];
+        interpolate(sx, row + sx.lo * kLanes, row + sx.hi * kLanes, value, kLanes);
+        const auto index = static_cast<int32_t>(sy.index << kArgmaxBits | sx.index);
+        keep_greater(value, index, best + q * kLanes, argmax + q * kLanes);
+      }
+    }
+  }
+  for (int64_t q = 0; q < bins; ++q) {
+    if (!roi.y.cut[p] && !roi.x.cut[q]) continue;
+    for (int64_t i = q * kLanes; i < (q + 1) * kLanes; ++i) {
+      if (best[i] < 0) best[i] = 0, argmax[i] = -1;
+    }
+  }
+}
+
+template <typename acc_t>
+const Sample<acc_t>* find_sample(const Span<Sample<acc_t>>& samples, int64_t index) {
+  for (const auto& sample : samples) {
+    if (sample.index == index) return &sample;
+  }
+  return nullptr;
+}
+
+template <typename acc_t>
+void maximum_backward(const RoiPlan<Sample<acc_t>>& roi, const acc_t* grad_out,
+                      const int32_t* argmax, int64_t width, acc_t* grad_map) {
+  for (int64_t p = 0; p < roi.y.bins(); ++p) {
+    for (int64_t q = 0; q < roi.x.bins(); ++q, grad_out += kLanes, argmax += kLanes) {
+      for (int64_t lane = 0; lane < kLanes; ++lane) {
+        if (argmax[lane] < 0) continue;
+        const auto* sy = find_sample(roi.y[p], argmax[lane] >> kArgmaxBits);
+        const auto* sx = find_sample(roi.x[q], argmax[lane] & kMostSamplesMax);
+        if (sy == nullptr || sx == nullptr) continue;
+        const auto pixel = [&](int64_t y, int64_t x) -> acc_t& {
+          return grad_map[(y * width + x) * kLanes + lane];
+        };
+        pixel(sy->lo, sx->lo) += sy->w_lo * sx->w_lo * grad_out[lane];
+        pixel(sy->lo, sx->hi) += sy->w_lo * sx->w_hi * grad_out[lane];
+        pixel(sy->hi, sx->lo) += sy->w_hi * sx->w_lo * grad_out[lane];
+        pixel(sy->hi, sx->hi) += sy->w_hi * sx->w_hi * grad_out[lane];
+      }
+    }
+  }
+}
+
+// ---- All RoIs on all slabs ---------------------------------------------------------------------
+
+template <typename T, typename Entry>
+void forward(const Tensor& features, const Plan<Entry>& plan, const ForwardResult& result) {
+  using acc_t = accumulate_t<T>;
+  constexpr bool kMax = std::is_same_v<Entry, Sample<acc_t>>;
+  const int64_t height = features.size(2), width = features.size(3);
+  const int64_t out_height = result.output.size(2), out_width = result.output.size(3);
+  const auto maps = const_view<T>(features);
+  const auto output = mutable_view<T>(result.output);
+  for_each_slab(features.size(0), features.size(1), [&](int64_t n, int64_t channel, int64_t lanes) {
+    if (plan.of_image[n].empty()) return;
+    std::vector<acc_t> map(height * width * kLanes), row(width * kLanes);
+    std::vector<acc_t> out(out_height * out_width * kLanes);
+    std::vector<int32_t> argmax(kMax ? out.size() : 0);
+    pack(maps, {n, channel, lanes, height, width}, map.data());
+    for (const int64_t r : plan.of_image[n]) {
+      const Slice slice{r, channel, lanes, out_height, out_width};
+      if constexpr (kMax) {
+        for (int64_t p = 0, i = 0; p < out_height; ++p, i += out_width * kLanes) {
+          maximum_row(plan.rois[r], p, map.data(), width, row.data(), &out[i], &argmax[i]);
+        }
+        unpack(argmax.data(), slice, mutable_view<int32_t>(result.argmax));
+      } else {
+        average(plan.rois[r], map.data(), width, row.data(), out.data());
+      }
+      unpack(out.data(), slice, output);
+    }
+  });
+}
+
+template <typename T, typename Entry>
+void backward(const Tensor& grad_output, const Tensor& argmax, const Plan<Entry>& plan,
+              const Tensor& grad_features) {
+  using acc_t = accumulate_t<T>;
+  constexpr bool kMax = std::is_same_v<Entry, Sample<acc_t>>;
+  const int64_t height = grad_features.size(2), width = grad_features.size(3);
+  const int64_t out_height = grad_output.size(2), out_width = grad_output.size(3);
+  const int64_t batch = grad_features.size(0), channels = grad_features.size(1);
+  const auto grad = const_view<T>(grad_output);
+  for_each_slab(batch, channels, [&](int64_t n, int64_t channel, int64_t lanes) {
+    std::vector<acc_t> map(height * width * kLanes), row(width * kLanes);
+    std::vector<acc_t> out(out_height * out_width * kLanes);
+    std::vector<int32_t> winners(kMax ? out.size() : 0, -1);
+    for (const int64_t r : plan.of_image[n]) {
+      const Slice slice{r, channel, lanes, out_height, out_width};
+      pack(grad, slice, out.data());
+      if constexpr (kMax) {
+        pack(const_view<int32_t>(argmax), slice, winners.data());
+        maximum_backward(plan.rois[r], out.data(), winners.data(), width, map.data());
+      } else {
+        average_backward(plan.rois[r], out.data(), width, row.data(), map.data());
+      }
+    }
+    unpack(map.data(), {n, channel, lanes, height, width}, mutable_view<T>(grad_features));
+  });
+}
+
+// ---- The ops -----------------------------------------------------------------------------------
+
+/// Calls use(plan) with the plan of the mode in `options`.
+template <typename acc_t, typename Use>
+void with_plan(const Tensor& rois, int64_t batch, int64_t height, int64_t width,
+               const RoiAlignOptions& options, const Use& use) {
+  if (options.max) {
+    use(make_plan<Sample<acc_t>>(rois, batch, height, width, options));
+  } else {
+    use(make_plan<Weight<acc_t>>(rois, batch, height, width, options));
+  }
+}
+
+std::tuple<Tensor, Tensor> roi_align_cpu(const Tensor& features, const Tensor& rois,
+                                         int64_t pooled_height, int64_t pooled_width,
+                                         double spatial_scale, int64_t sampling_ratio, bool aligned,
+                                         const std::string& mode, int64_t bin_stride) {
+  const RoiAlignOptions options = parse_options(pooled_height, pooled_width, spatial_scale,
+                                                sampling_ratio, aligned, mode, bin_stride);
+  check_maps(features, "features");
+  const Tensor boxes = prepare_rois(rois, features);
+  const ForwardResult result = empty_result(features, boxes, options);
+  dispatch_maps(features, [&](auto zero) {
+    using scalar_t = decltype(zero);
+    with_plan<accumulate_t<scalar_t>>(
+        boxes, features.size(0), features.size(2), features.size(3), options,
+        [&](const auto& plan) { forward<scalar_t>(features, plan, result); });
+  });
+  return {result.output, result.argmax};
+}
+
+Tensor roi_align_backward_cpu(const Tensor& grad_output, const Tensor& rois, const Tensor& argmax,
+                              int64_t batch, int64_t channels, int64_t height, int64_t width,
+                              int64_t pooled_height, int64_t pooled_width, double spatial_scale,
+                              int64_t sampling_ratio, bool aligned, const std::string& mode,
+                              int64_t bin_stride) {
+  const RoiAlignOptions options = parse_options(pooled_height, pooled_width, spatial_scale,
+                                                sampling_ratio, aligned, mode, bin_stride);
+  check_maps(grad_output, "grad_output");
+  const Tensor boxes = prepare_rois(rois, grad_output);
+  check_backward(grad_output, boxes, argmax, channels, options);
+  const Tensor grad_features =
+      empty_maps(grad_output, grad_output.scalar_type(), batch, channels, height, width);
+  dispatch_maps(grad_output, [&](auto zero) {
+    using scalar_t = decltype(zero);
+    with_plan<accumulate_t<scalar_t>>(boxes, batch, height, width, options, [&](const auto& plan) {
+      backward<scalar_t>(grad_output, argmax, plan, grad_features);
+    });
+  });
+  return grad_features;
+}
+
 }  // namespace
 }  // namespace mrcnn_plugin
+
+STABLE_TORCH_LIBRARY_IMPL(mrcnn_plugin, CPU, m) {
+  m.impl("roi_align", TORCH_BOX(&mrcnn_plugin::roi_align_cpu));
+  m.impl("roi_align_backward", TORCH_BOX(&mrcnn_plugin::roi_align_backward_cpu));
+}

@@ -1,10 +1,10 @@
 // RoIAlign's geometry (Mask R-CNN, Sec. 3): RoI -> bins -> samples -> weighted pixels.
 //
-// Average RoIAlign is separable. A sample at (y, x) weighs its four neighbours by the product of two
-// linear interpolations, and it lies on the map when both of its coordinates do. Everything here is
-// therefore written once, for one axis, and is the same code on CPU and GPU. Compile it without
-// fused multiply-adds: the rules below are discontinuous, so one rounding decides whether a sample
-// on the border counts.
+// Average RoIAlign is separable. A sample at (y, x) weighs its four neighbours by the product of
+// two linear interpolations, and it lies on the map when both of its coordinates do. Everything
+// here is therefore written once, for one axis, and is the same code on CPU and GPU. Compile it
+// without fused multiply-adds: the rules below are discontinuous, so one rounding decides whether a
+// sample on the border counts.
 #pragma once
 
 #include <cmath>
@@ -88,21 +88,21 @@ MRCNN_HOST_DEVICE Axis<coord_t> make_axis(coord_t from, coord_t to, int64_t pool
                                           const RoiAlignOptions& options) {
   const auto scale = static_cast<coord_t>(options.spatial_scale);
   const auto offset = static_cast<coord_t>(options.aligned ? 0.5 : 0);
-  const coord_t start = from * scale - offset;
-  coord_t size = (to * scale - offset) - start;
+  const coord_t start = from * scale - offset, end = to * scale - offset;
+  coord_t size = end - start;
   if (!options.aligned && size < 1) size = 1;
   const coord_t bin_size = size / static_cast<coord_t>(pooled);
   const coord_t samples = options.sampling_ratio > 0 ? static_cast<coord_t>(options.sampling_ratio)
                                                      : std::ceil(bin_size);
   const auto most = static_cast<coord_t>(options.max ? kMostSamplesMax : kMostSamplesAvg);
-  const bool finite = start - start == 0 && size - size == 0;  // false for NaN and infinity
+  const bool finite = start - start == 0 && end - end == 0 && size - size == 0;
   const bool countable = samples >= 1 && samples <= most;
   return {start, bin_size, finite && countable ? static_cast<int64_t>(samples) : 0, extent};
 }
 
-/// Consecutive samples [begin, end) of a bin between the same two pixels. Their taps change
-/// linearly, so the first and the last say all: the sum of the taps is an arithmetic series, and a
-/// maximum is at one of the two. An axis has at most extent + 3 runs, whatever the size of the RoI.
+/// Consecutive samples [begin, end) of a bin between the same two pixels, or off the same side of
+/// the map. Their taps change linearly, so the first and the last say all. A bin has at most
+/// extent + 3 runs however large the RoI is, and that bounds its cost.
 template <typename coord_t>
 struct Run {
   int64_t begin, end;
@@ -128,5 +128,41 @@ MRCNN_HOST_DEVICE Run<coord_t> run_from(const Axis<coord_t>& axis, int64_t bin, 
   }
   return {begin, end, first, inside == begin ? first : axis.tap(bin, inside)};
 }
+
+/// What a run adds to the average over its bin, as one tap (an arithmetic series).
+template <typename coord_t>
+MRCNN_HOST_DEVICE Tap<coord_t> mean_tap(const Axis<coord_t>& axis, const Run<coord_t>& run) {
+  const auto count = static_cast<coord_t>(run.end - run.begin);
+  const coord_t half = count / static_cast<coord_t>(axis.samples) / 2;
+  return {run.first.lo, run.first.hi, (run.first.w_lo + run.last.w_lo) * half,
+          (run.first.w_hi + run.last.w_hi) * half, run.first.valid};
+}
+
+/// Walks over the samples of a bin that can be its maximum: the first and the last of each run.
+template <typename coord_t>
+struct ExtremeSamples {
+  const Axis<coord_t>& axis;
+  int64_t bin;
+  Run<coord_t> run;
+  bool at_last;
+
+  MRCNN_HOST_DEVICE ExtremeSamples(const Axis<coord_t>& axis, int64_t bin)
+      : axis(axis), bin(bin), run{}, at_last(false) {
+    start(0);
+  }
+  MRCNN_HOST_DEVICE bool done() const { return run.begin >= axis.samples; }
+  MRCNN_HOST_DEVICE int64_t index() const { return at_last ? run.end - 1 : run.begin; }
+  MRCNN_HOST_DEVICE const Tap<coord_t>& tap() const { return at_last ? run.last : run.first; }
+  MRCNN_HOST_DEVICE void advance() {
+    at_last = !at_last && run.end - run.begin > 1;
+    if (!at_last) start(run.end);
+  }
+
+ private:
+  MRCNN_HOST_DEVICE void start(int64_t sample) {
+    run.begin = sample;
+    if (!done()) run = run_from(axis, bin, sample);
+  }
+};
 
 }  // namespace mrcnn_plugin

@@ -102,7 +102,7 @@ def _background(rng: np.random.Generator, size: int) -> np.ndarray:
 
 def _outline(name: str, rng: np.random.Generator, size: int) -> np.ndarray:
     """(P, 2) int32 corners (x, y) of a shape of random size, place and rotation in the picture."""
-    radius = rng.uniform(0.11, 0.26) * size
+    radius = rng.uniform(0.13, 0.30) * size
     corners = {"circle": 40, "square": 4, "triangle": 3}[name]
     angles = rng.uniform(0, 2 * np.pi) + np.arange(corners) * 2 * np.pi / corners
     center = rng.uniform(radius, size - radius, 2)

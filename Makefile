@@ -1,0 +1,30 @@
+# `make demo` and `make test` bring everything they need; see tools/setup.py.
+PYTHON ?= python3
+
+.PHONY: demo test test-all setup lint format clean
+
+demo: setup   ## train, evaluate and draw a small Mask R-CNN on drawn shapes
+	.venv/bin/python tools/shapes_demo.py
+
+test: setup   ## every test that runs in seconds
+	.venv/bin/python -m pytest -m "not slow" tests
+
+test-all: setup   ## the slow ones too
+	.venv/bin/python -m pytest tests
+
+setup:   ## .venv with torch, detectron2 and the compiled op; seconds when it is there
+	@command -v $(PYTHON) >/dev/null || { echo "setup: there is no '$(PYTHON)': apt-get install python3 python3-venv python3-dev, or make PYTHON=..." >&2; exit 1; }
+	@$(PYTHON) tools/setup.py
+
+lint: setup
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/clang-format --dry-run --Werror csrc/*
+
+format: setup
+	.venv/bin/ruff check --fix .
+	.venv/bin/ruff format .
+	.venv/bin/clang-format -i csrc/*
+
+clean:
+	rm -rf .venv build mrcnn_plugin/*.so *.egg-info

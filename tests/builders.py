@@ -1,0 +1,80 @@
+"""Configs, models and inputs that several tests need. Nothing here is an expected value."""
+
+from pathlib import Path
+
+import torch
+from detectron2.config import CfgNode, get_cfg
+from detectron2.modeling import build_model
+from detectron2.structures import BitMasks, Boxes, Instances
+
+from mrcnn_plugin import add_mrcnn_config
+
+ROOT = Path(__file__).resolve().parents[1]
+CONFIGS = ROOT / "configs"
+
+
+def load_cfg(name: str, *opts) -> CfgNode:
+    """A config of `configs/` on the CPU from random weights, with `KEY, VALUE, ...` overrides."""
+    cfg = get_cfg()
+    add_mrcnn_config(cfg)
+    cfg.merge_from_file(str(CONFIGS / name))
+    cfg.merge_from_list(["MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", "", *opts])
+    return cfg
+
+
+def tiny_cfg(*opts) -> CfgNode:
+    """The paper's model with a ResNet-18 of a few channels: every component, milliseconds a step."""
+    return load_cfg(
+        "mask_rcnn_R101_C4.yaml",
+        *("MODEL.RESNETS.DEPTH", 18),
+        *("MODEL.RESNETS.STEM_OUT_CHANNELS", 8),
+        *("MODEL.RESNETS.RES2_OUT_CHANNELS", 8),
+        *("MODEL.RESNETS.NORM", "BN"),
+        *("MODEL.BACKBONE.FREEZE_AT", 0),
+        *("MODEL.ROI_HEADS.NUM_CLASSES", 3),
+        *("MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.0),
+        *("MODEL.RPN.POST_NMS_TOPK_TRAIN", 100),
+        *("MODEL.RPN.POST_NMS_TOPK_TEST", 20),
+        *("MODEL.ROI_MASK_HEAD.CONV_DIM", 16),
+        *opts,
+    )
+
+
+def build(cfg: CfgNode) -> torch.nn.Module:
+    return build_model(cfg)
+
+
+def fake_batch(num_images=2, *, num_classes=3, height=96, width=128, num_instances=3) -> list[dict]:
+    """Images of noise with rectangles as instances, as detectron2's mapper would deliver them."""
+    batch = []
+    for _ in range(num_images):
+        corner = torch.rand(num_instances, 2) * torch.tensor([width / 2, height / 2])
+        size = 16 + torch.rand(num_instances, 2) * torch.tensor([width / 2 - 16, height / 2 - 16])
+        boxes = torch.cat([corner, corner + size], dim=1).floor()
+        masks = torch.zeros(num_instances, height, width, dtype=torch.bool)
+        for mask, (x1, y1, x2, y2) in zip(masks, boxes.int().tolist()):
+            mask[y1:y2, x1:x2] = True
+        instances = Instances((height, width))
+        instances.gt_boxes = Boxes(boxes)
+        instances.gt_classes = torch.randint(num_classes, (num_instances,))
+        instances.gt_masks = BitMasks(masks)
+        image = torch.randint(0, 256, (3, height, width), dtype=torch.uint8)
+        batch.append({"image": image, "instances": instances, "height": height, "width": width})
+    return batch
+
+
+def tame_random_weights(model: torch.nn.Module) -> None:
+    """Make a random FrozenBN net behave like a trained one: finite features, scores that differ.
+
+    Without statistics to normalise by, the variance doubles in each of 33 residual blocks; here
+    every residual branch is scaled down. Classes and masks are told apart by larger weights.
+    """
+    with torch.no_grad():
+        for name, parameter in model.state_dict().items():
+            if name.endswith("conv3.norm.weight"):
+                parameter.fill_(0.2)
+        model.backbone.stem.conv1.norm.weight.fill_(0.02)  # pixels of 0..255, not of unit variance
+        heads = model.roi_heads
+        heads.box_predictor.cls_score.weight.normal_(std=0.2)
+        heads.box_predictor.bbox_pred.weight.normal_(std=0.02)
+        heads.mask_head.predictor.weight.normal_(std=0.2)

@@ -1,0 +1,108 @@
+"""Every yaml of the repository is loaded, built, trained for a step and run; names stay what they are."""
+
+import pytest
+import torch
+from detectron2.config import get_cfg
+from detectron2.utils.events import EventStorage
+
+from builders import CONFIGS, ROOT, build, fake_batch, load_cfg
+from mrcnn_plugin import add_mrcnn_config
+from mrcnn_plugin.engine import use_available_device
+
+YAMLS = sorted(
+    str(p.relative_to(CONFIGS)) for p in CONFIGS.rglob("*.yaml") if not p.name.startswith("Base-")
+)
+
+
+def test_yamls_are_found():
+    assert "mask_rcnn_R101_C4.yaml" in YAMLS and len(YAMLS) >= 5
+
+
+@pytest.mark.parametrize("name", YAMLS)
+@pytest.mark.filterwarnings("ignore:The given NumPy array")
+def test_yaml_builds_trains_a_step_and_infers(name):
+    cfg = load_cfg(
+        name,
+        *("MODEL.RPN.POST_NMS_TOPK_TRAIN", 60, "MODEL.RPN.POST_NMS_TOPK_TEST", 10),
+        *("MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", 8, "MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.0),
+        *("TEST.DETECTIONS_PER_IMAGE", 5),
+    )
+    assert cfg.MODEL.BACKBONE.NAME == "build_mrcnn_resnet_c4_backbone"
+    assert cfg.MODEL.PROPOSAL_GENERATOR.NAME == "MRCNNRPN"
+    assert cfg.MODEL.ROI_HEADS.NAME == "MRCNNRes5ROIHeads"
+    assert cfg.MODEL.ROI_MASK_HEAD.NAME == "MRCNNMaskFCNHead"
+    model = build(cfg)
+    # The random net's features grow with depth (FrozenBN): a small input keeps the loss finite.
+    model.pixel_std.mul_(1e4)
+    batch = fake_batch(1, num_classes=cfg.MODEL.ROI_HEADS.NUM_CLASSES)
+    with EventStorage():
+        losses = model.train()(batch)
+    sum(losses.values()).backward()
+    assert len(losses) == 5 and all(torch.isfinite(v) for v in losses.values()), losses
+    with torch.no_grad():
+        (output,) = model.eval()(batch)
+    assert output["instances"].pred_masks.shape[1:] == (96, 128)
+
+
+def test_the_papers_counts():
+    cfg = load_cfg("mask_rcnn_R101_C4.yaml")
+    assert cfg.MODEL.RESNETS.DEPTH == 101
+    assert cfg.MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE == 64
+    assert cfg.MODEL.ROI_HEADS.POSITIVE_FRACTION == 0.25  # 1:3
+    assert cfg.MODEL.RPN.POST_NMS_TOPK_TEST == 300
+    assert cfg.MODEL.RPN.BATCH_SIZE_PER_IMAGE == 256  # N_cls
+    assert cfg.MODEL.MRCNN.RPN_LAMBDA == 10
+    assert (cfg.SOLVER.BASE_LR, cfg.SOLVER.IMS_PER_BATCH) == (0.02, 16)
+    assert (cfg.SOLVER.STEPS, cfg.SOLVER.MAX_ITER) == ((120000,), 160000)
+    assert (cfg.SOLVER.WEIGHT_DECAY, cfg.SOLVER.MOMENTUM, cfg.SOLVER.GAMMA) == (1e-4, 0.9, 0.1)
+    assert cfg.TEST.DETECTIONS_PER_IMAGE == 100
+    sizes, ratios = cfg.MODEL.ANCHOR_GENERATOR.SIZES, cfg.MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS
+    assert (len(sizes[0]), len(ratios[0])) == (5, 3)
+
+
+def test_parameter_names_are_frozen():
+    """ImageNet and Model Zoo files load by these names, and load nothing when they change."""
+    model = build(load_cfg("mask_rcnn_R101_C4.yaml"))
+    names = {name for name, _ in model.named_parameters()}
+    outside_resnet = {n for n in names if not n.startswith(("backbone.", "roi_heads.res5."))}
+    assert outside_resnet == {
+        f"{layer}.{kind}"
+        for kind in ("weight", "bias")
+        for layer in (
+            "proposal_generator.rpn_head.conv",
+            "proposal_generator.rpn_head.objectness_logits",
+            "proposal_generator.rpn_head.anchor_deltas",
+            "roi_heads.box_predictor.cls_score",
+            "roi_heads.box_predictor.bbox_pred",
+            "roi_heads.mask_head.deconv",
+            "roi_heads.mask_head.predictor",
+        )
+    }
+    buffers = {name for name, _ in model.named_buffers()}
+    for name in ("backbone.stem.conv1", "backbone.res4.22.conv3", "roi_heads.res5.0.shortcut"):
+        assert f"{name}.weight" in names and f"{name}.norm.running_mean" in buffers
+
+
+def test_without_a_gpu_cuda_becomes_cpu_and_says_so(monkeypatch, caplog):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    cfg = get_cfg()
+    assert cfg.MODEL.DEVICE == "cuda"
+    use_available_device(cfg)
+    assert cfg.MODEL.DEVICE == "cpu" and "running on the CPU" in caplog.text
+    caplog.clear()
+    use_available_device(cfg)
+    assert not caplog.text
+
+
+def test_leaf_configs_stay_small():
+    """A leaf says what differs; what is common stands in the base."""
+    for name in ("mask_rcnn_R101_C4.yaml", "mask_rcnn_R50_C4.yaml"):
+        assert len((CONFIGS / name).read_text().splitlines()) <= 10
+
+
+def test_keys_are_all_under_mrcnn_and_documented():
+    cfg, plain = get_cfg(), get_cfg()
+    add_mrcnn_config(cfg)
+    assert set(cfg.MODEL) - set(plain.MODEL) == {"MRCNN"}
+    docs = (ROOT / "README.md").read_text() + (ROOT / "docs/training.md").read_text()
+    assert [key for key in cfg.MODEL.MRCNN if key not in docs] == []

@@ -1,0 +1,122 @@
+"""Mask FCN: 7x7x2048 -> 14x14xK, a sigmoid per pixel and class, class and mask decoupled."""
+
+import pytest
+import torch
+from detectron2.layers import ShapeSpec
+from detectron2.modeling.roi_heads import build_mask_head
+from detectron2.structures import BitMasks, Boxes, Instances
+from detectron2.utils.events import EventStorage
+
+from builders import load_cfg, tiny_cfg
+from mrcnn_plugin import MRCNNMaskFCNHead
+
+
+def head(**kwargs):
+    args = {"num_classes": 5, "conv_dims": [8], **kwargs}
+    return MRCNNMaskFCNHead(ShapeSpec(channels=16, height=7, width=7), **args)
+
+
+def detections(*classes):
+    instances = Instances((64, 64))
+    instances.pred_classes = torch.tensor(classes, dtype=torch.int64)
+    return instances
+
+
+def foreground(classes, size=16):
+    """RoIs of `size` pixels in the upper left corner, whose objects fill their left halves."""
+    instances = Instances((64, 64))
+    n = len(classes)
+    masks = torch.zeros(n, 64, 64, dtype=torch.bool)
+    masks[:, :size, : size // 2] = True
+    instances.gt_masks = BitMasks(masks)
+    instances.proposal_boxes = Boxes(torch.tensor([[0.0, 0.0, size, size]]).repeat(n, 1))
+    instances.gt_classes = torch.tensor(classes, dtype=torch.int64)
+    return instances
+
+
+def test_14x14_masks_of_80_classes_from_7x7x2048():
+    cfg = load_cfg("mask_rcnn_R101_C4.yaml")
+    mask_head = build_mask_head(cfg, ShapeSpec(channels=2048, height=7, width=7))
+    assert mask_head.deconv.weight.shape == (2048, 256, 2, 2) and mask_head.deconv.stride == (2, 2)
+    assert mask_head.predictor.weight.shape == (80, 256, 1, 1)
+    with torch.no_grad():
+        assert mask_head.layers(torch.randn(3, 2048, 7, 7)).shape == (3, 80, 14, 14)
+
+
+def test_inference_reads_the_predicted_classes_mask():
+    mask_head = head().eval()
+    x = torch.randn(3, 16, 7, 7)
+    with torch.no_grad():
+        expected = mask_head.layers(x).sigmoid()
+        first, second = mask_head(x, [detections(4, 0), detections(2)])
+    assert torch.equal(first.pred_masks, torch.stack([expected[0, 4:5], expected[1, 0:1]]))
+    assert torch.equal(second.pred_masks, expected[2:, 2:3])
+
+
+def test_sigmoid_masks_of_a_class_do_not_depend_on_the_other_classes():
+    mask_head = head().eval()
+    x = torch.randn(1, 16, 7, 7)
+    with torch.no_grad():
+        before = mask_head(x, [detections(1)])[0].pred_masks.clone()
+        mask_head.predictor.weight[torch.tensor([0, 2, 3, 4])] += 1.0
+        after = mask_head(x, [detections(1)])[0].pred_masks
+    assert torch.equal(before, after)
+
+
+def test_softmax_masks_compete_and_sum_to_one_with_background():
+    mask_head = head(mask_loss="softmax").eval()
+    assert mask_head.predictor.out_channels == 5 + 1
+    x = torch.randn(1, 16, 7, 7)
+    with torch.no_grad():
+        masks = [mask_head(x, [detections(c)])[0].pred_masks for c in range(5)]
+        background = mask_head.layers(x).softmax(1)[:, 5:]
+    torch.testing.assert_close(sum(masks) + background, torch.ones(1, 1, 14, 14))
+
+
+@pytest.mark.parametrize("mask_loss", ["sigmoid", "softmax"])
+@pytest.mark.filterwarnings("ignore:The given NumPy array")
+def test_learns_half_masks(mask_loss):
+    """Objects fill the left half of their RoI: after some steps the left half is predicted."""
+    mask_head = head(mask_loss=mask_loss, conv_dims=[32])
+    x, classes = torch.randn(4, 16, 7, 7), [0, 1, 2, 1]
+    x[:, :8] = torch.arange(-3.0, 4.0)  # these channels say where in the RoI a pixel is
+    optimizer = torch.optim.Adam(mask_head.parameters(), 0.01)
+    with EventStorage() as storage:
+        for _ in range(150):
+            loss = mask_head(x, [foreground(classes[:1]), foreground(classes[1:])])["loss_mask"]
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        assert storage.latest()["mask_rcnn/accuracy"][0] > 0.95
+    with torch.no_grad():
+        (out,) = mask_head.eval()(x, [detections(*classes)])
+    masks = out.pred_masks[:, 0] > 0.5
+    assert masks[:, :, :7].float().mean() > 0.95 and masks[:, :, 7:].float().mean() < 0.05
+
+
+def test_images_without_foreground_give_a_zero_loss_with_a_graph():
+    mask_head = head()
+    with EventStorage():
+        loss = mask_head(torch.randn(0, 16, 7, 7), [foreground([])])["loss_mask"]
+    loss.backward()
+    assert loss.item() == 0 and mask_head.deconv.weight.grad is not None
+
+
+def test_class_agnostic_masks():
+    cfg = tiny_cfg("MODEL.ROI_MASK_HEAD.CLS_AGNOSTIC_MASK", True)
+    mask_head = build_mask_head(cfg, ShapeSpec(channels=16, height=7, width=7))
+    assert mask_head.predictor.out_channels == 1
+    (out,) = mask_head.eval()(torch.randn(2, 16, 7, 7), [detections(0, 2)])
+    assert out.pred_masks.shape == (2, 1, 14, 14)
+
+
+@pytest.mark.parametrize(
+    "kwargs, message",
+    [
+        ({"mask_loss": "hinge"}, "MASK_LOSS is 'hinge'; expected one of .'sigmoid', 'softmax'"),
+        ({"mask_loss": "softmax", "num_classes": 1}, "at least two"),
+    ],
+)
+def test_wrong_losses_are_refused(kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        head(**kwargs)

@@ -1,0 +1,153 @@
+"""RoIAlign on CUDA gives what it gives on the CPU, where the definition is tested."""
+
+import pytest
+import torch
+from test_roi_align import (
+    HEIGHT,
+    MODES,
+    SCALE,
+    WIDTH,
+    gradient,
+    make_features,
+    make_rois,
+    random_rois,
+    reverse,
+)
+
+from mrcnn_plugin.roi_align import roi_align
+
+pytestmark = pytest.mark.gpu
+
+
+def all_rois(dtype, sampling_ratio=2):
+    rois = torch.cat([make_rois(), random_rois(60, 1, HEIGHT / SCALE, WIDTH / SCALE)])
+    return (torch.cat([rois, reverse(rois)]) if sampling_ratio else rois).to(dtype)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("aligned", [True, False])
+@pytest.mark.parametrize("sampling_ratio", [0, 1, 2, 3])
+@pytest.mark.parametrize("bin_stride", [1, 3])
+@pytest.mark.parametrize(
+    "dtype, tolerance",
+    [(torch.float64, 1e-12), (torch.float32, 1e-5), (torch.float16, 2e-3), (torch.bfloat16, 2e-2)],
+)
+def test_equals_cpu(mode, aligned, sampling_ratio, bin_stride, dtype, tolerance):
+    features = make_features(21, dtype=dtype)  # not a multiple of the channels a thread owns
+    rois = all_rois(torch.float64 if dtype == torch.float64 else torch.float32, sampling_ratio)
+    options = {"aligned": aligned, "mode": mode, "bin_stride": bin_stride}
+    args = ((7, 5), SCALE, sampling_ratio)
+    output = roi_align(features, rois, *args, **options)
+    ours = roi_align(features.cuda(), rois.cuda(), *args, **options)
+    torch.testing.assert_close(ours.cpu(), output, atol=tolerance, rtol=tolerance)
+
+    grad = torch.randn(output.shape, generator=torch.Generator().manual_seed(1)).to(dtype)
+    expected = gradient(roi_align, features, rois, *args, grad=grad, **options)
+    ours = gradient(roi_align, features.cuda(), rois.cuda(), *args, grad=grad.cuda(), **options)
+    torch.testing.assert_close(ours.cpu(), expected, atol=10 * tolerance, rtol=10 * tolerance)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_deterministic(mode):
+    features, rois = make_features(64, dtype=torch.float32).cuda(), all_rois(torch.float32).cuda()
+    first = gradient(roi_align, features, rois, 7, SCALE, mode=mode)
+    for _ in range(5):
+        assert torch.equal(gradient(roi_align, features, rois, 7, SCALE, mode=mode), first)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_any_layout(mode):
+    features, rois = make_features(40).cuda(), make_rois().cuda()
+    expected = roi_align(features, rois, 3, SCALE, mode=mode)
+    laid_out = features.to(memory_format=torch.channels_last)
+    output = roi_align(laid_out, rois, 3, SCALE, mode=mode)
+    assert torch.equal(output, expected)
+    assert output.is_contiguous(memory_format=torch.channels_last)
+    transposed = features.transpose(2, 3).contiguous().transpose(2, 3)
+    assert torch.equal(roi_align(transposed, rois, 3, SCALE, mode=mode), expected)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("index", [-1.0, 2.0, 1e6, 3e38, 0.7, float("nan"), float("inf")])
+def test_roi_of_no_image_is_zero_and_alone(mode, index):
+    features, rois = make_features(dtype=torch.float32).cuda(), make_rois(torch.float32).cuda()
+    keep = torch.arange(len(rois), device="cuda") != 3
+    wrong = rois.clone()
+    wrong[3, 0] = index
+    output = roi_align(features, wrong, 3, SCALE, mode=mode)
+    assert not output[3].any()
+    assert torch.equal(output[keep], roi_align(features, rois[keep], 3, SCALE, mode=mode))
+    grad = torch.ones_like(output)
+    assert torch.equal(
+        gradient(roi_align, features, wrong, 3, SCALE, mode=mode, grad=grad),
+        gradient(roi_align, features, rois[keep], 3, SCALE, mode=mode, grad=grad[keep]),
+    )
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e9, 3e38])
+def test_hostile_boxes(mode, value):
+    features, rois = make_features(dtype=torch.float32), make_rois(torch.float32)
+    rois[3, 3] = value
+    for sampling_ratio in (0, 2):
+        ours = roi_align(features.cuda(), rois.cuda(), 3, SCALE, sampling_ratio, mode=mode)
+        expected = roi_align(features, rois, 3, SCALE, sampling_ratio, mode=mode)
+        torch.testing.assert_close(ours.cpu(), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("shape", [(0, 3, 8, 9), (2, 0, 8, 9), (2, 3, 0, 9), (2, 3, 8, 0)])
+def test_empty_inputs(mode, shape):
+    rois = make_rois(torch.float32)[: 2 if shape[0] else 0].cuda()
+    features = torch.ones(shape, device="cuda", requires_grad=True)
+    output = roi_align(features, rois, 3, mode=mode)
+    output.sum().backward()
+    assert output.shape == (len(rois), shape[1], 3, 3)
+    assert not output.any() and not features.grad.any()
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_follows_the_current_stream(mode):
+    features, rois = make_features(64).cuda(), make_rois().cuda()
+    expected = roi_align(features * 2, rois, 7, SCALE, mode=mode)
+    torch.cuda.synchronize()
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        torch.cuda._sleep(50_000_000)  # a kernel on another stream would read too early
+        doubled = features * 2
+        output = roi_align(doubled, rois, 7, SCALE, mode=mode)
+    stream.synchronize()
+    assert torch.equal(output, expected)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_does_not_wait_for_the_device_and_goes_into_a_graph(mode):
+    features, rois = make_features(8).cuda(), make_rois().cuda()
+    expected = roi_align(features, rois, 3, SCALE, mode=mode)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        roi_align(features, rois, 3, SCALE, mode=mode)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        output = roi_align(features, rois, 3, SCALE, mode=mode)
+    graph.replay()
+    torch.cuda.synchronize()
+    assert torch.equal(output, expected)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_opcheck_and_autocast(mode):
+    features = make_features(3, dtype=torch.float32).cuda().requires_grad_()
+    rois = make_rois(torch.float32).cuda()
+    arguments = (features, rois, 5, 4, SCALE, 2, True, mode, 2)
+    torch.library.opcheck(torch.ops.mrcnn_plugin.roi_align.default, arguments)
+    with torch.autocast("cuda", torch.float16):
+        output = roi_align(features.half(), rois, 3, mode=mode)
+    assert torch.equal(output, roi_align(features.half(), rois, 3, mode=mode))
+
+
+def test_rois_on_another_device_are_refused():
+    with pytest.raises(ValueError, match="rois are on cpu but features on cuda"):
+        roi_align(make_features().cuda(), make_rois(), 3)

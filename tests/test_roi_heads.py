@@ -1,0 +1,118 @@
+"""The C4 head: RoIAlign 7x7 -> res5 with stride 1 -> branches; or detectron2's 14x14 with stride 2."""
+
+import pytest
+import torch
+from detectron2.layers import ShapeSpec
+from detectron2.modeling.roi_heads import build_roi_heads
+from detectron2.structures import Boxes
+from detectron2.utils.events import EventStorage
+
+from builders import build, fake_batch, load_cfg, tiny_cfg
+
+
+def r50_heads(*opts):
+    """The head of R50-C4 alone (on 1024-channel features of stride 16)."""
+    cfg = load_cfg("mask_rcnn_R50_C4.yaml", *opts)
+    return build_roi_heads(cfg, {"res4": ShapeSpec(channels=1024, stride=16)})
+
+
+DETECTRON2_HEAD = ("MODEL.MRCNN.RES5_STRIDE", 2, "MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION", 14)
+FEATURES = [torch.randn(1, 1024, 8, 10, generator=torch.Generator().manual_seed(1))]
+BOXES = [Boxes(torch.tensor([[5.0, 9.0, 100.0, 120.0], [30.3, 0.0, 160.0, 50.7]]))]
+
+
+def test_paper_head_shapes():
+    heads = r50_heads()
+    pooled = heads.pooler(FEATURES, BOXES)
+    assert pooled.shape == (2, 1024, 7, 7)
+    with torch.no_grad():
+        assert heads.res5(pooled).shape == (2, 2048, 7, 7)
+    assert heads.box_predictor.cls_score.in_features == 2048
+
+
+def test_stride_2_computes_only_the_bins_that_are_read():
+    """res5's first 1x1 convs have stride 2: every second bin of 14x14, then stride 1, is the same."""
+    heads = r50_heads(*DETECTRON2_HEAD)
+    assert heads.pooler(FEATURES, BOXES).shape == (2, 1024, 7, 7)
+    assert heads.res5[0].conv1.stride == heads.res5[0].shortcut.stride == (1, 1)
+
+
+@pytest.mark.parametrize("stride_in_1x1", [True, False])
+def test_stride_2_equals_all_bins_and_a_strided_res5(stride_in_1x1):
+    """Against the full 14x14 grid through detectron2's own res5, on the same weights."""
+    heads = r50_heads(*DETECTRON2_HEAD, "MODEL.RESNETS.STRIDE_IN_1X1", stride_in_1x1)
+    cfg = load_cfg("mask_rcnn_R50_C4.yaml", "MODEL.RESNETS.STRIDE_IN_1X1", stride_in_1x1)
+    theirs, _ = type(heads).__mro__[1]._build_res5_block(cfg)
+    theirs.load_state_dict(heads.res5.state_dict())
+    full_grid = heads.pooler.roi_align.__class__(14, 1 / 16, sampling_ratio=2)
+    with torch.no_grad():
+        rois = torch.cat([torch.zeros(2, 1), BOXES[0].tensor], dim=1)
+        expected = theirs(full_grid(FEATURES[0], rois))
+        torch.testing.assert_close(
+            heads.res5(heads.pooler(FEATURES, BOXES)), expected, rtol=1e-5, atol=1e-4
+        )
+
+
+def test_roi_align_options_come_from_config():
+    heads = r50_heads(
+        *("MODEL.MRCNN.ROI_ALIGN_MODE", "max"),
+        *("MODEL.ROI_BOX_HEAD.POOLER_TYPE", "ROIAlign"),
+        *("MODEL.ROI_BOX_HEAD.POOLER_SAMPLING_RATIO", 3),
+    )
+    op = heads.pooler.roi_align
+    assert (op.mode, op.aligned, op.sampling_ratio) == ("max", False, 3)
+
+
+@pytest.mark.filterwarnings("ignore:The given NumPy array")
+def test_train_step_reaches_every_parameter():
+    model = build(tiny_cfg()).train()
+    with EventStorage():
+        losses = model(fake_batch())
+    names = {"loss_rpn_cls", "loss_rpn_loc", "loss_cls", "loss_box_reg", "loss_mask"}
+    assert set(losses) == names and all(torch.isfinite(v) for v in losses.values())
+    sum(losses.values()).backward()
+    silent = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()]
+    assert silent == []
+
+
+def test_inference_gives_boxes_classes_and_full_size_masks():
+    model = build(tiny_cfg()).eval()
+    with torch.no_grad():
+        outputs = model(fake_batch(height=96, width=128))
+    for output in outputs:
+        instances = output["instances"]
+        assert len(instances) > 0
+        assert instances.pred_masks.shape == (len(instances), 96, 128)
+        assert instances.pred_masks.dtype == torch.bool
+        assert instances.pred_classes.max() < 3
+
+
+def test_images_without_objects_train():
+    model = build(tiny_cfg()).train()
+    with EventStorage():
+        losses = model(fake_batch(num_instances=0))
+    assert losses["loss_mask"] == 0 and losses["loss_rpn_loc"] == 0
+    sum(losses.values()).backward()
+
+
+@pytest.mark.parametrize("wrong_class", [3, 7, -1])
+def test_class_beyond_num_classes_is_an_error_not_background(wrong_class):
+    model = build(tiny_cfg()).train()
+    batch = fake_batch()
+    batch[1]["instances"].gt_classes[0] = wrong_class
+    with EventStorage(), pytest.raises(ValueError, match=r"MODEL.ROI_HEADS.NUM_CLASSES"):
+        model(batch)
+
+
+@pytest.mark.parametrize(
+    "opts, message",
+    [
+        (("MODEL.MRCNN.RES5_STRIDE", 2), "stride 2 on an even number of bins"),
+        (("MODEL.MRCNN.RES5_STRIDE", 3), "RES5_STRIDE is 3"),
+        (("MODEL.ROI_BOX_HEAD.POOLER_TYPE", "ROIPool"), "POOLER_TYPE is 'ROIPool'"),
+        (("MODEL.KEYPOINT_ON", True), "no keypoint branch"),
+    ],
+)
+def test_what_cannot_be_built_is_refused_with_the_mend(opts, message):
+    with pytest.raises(ValueError, match=message.replace("(", r"\(")):
+        r50_heads(*opts)

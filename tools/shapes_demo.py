@@ -1,0 +1,96 @@
+#!/usr/bin/env python3
+"""`make demo`: train a small Mask R-CNN C4 on drawn shapes, evaluate it and draw what it sees.
+
+    python tools/shapes_demo.py [KEY VALUE ...]        overrides of configs/mask_rcnn_shapes_C4.yaml
+
+Everything goes through the same trainer, evaluator and config keys as `train_net.py`.
+"""
+
+import sys
+import time
+from pathlib import Path
+
+import torch
+from detectron2.config import get_cfg
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import detection_utils as utils
+from detectron2.engine import DefaultPredictor
+from detectron2.modeling import build_model
+from detectron2.utils.env import seed_all_rng
+from detectron2.utils.logger import setup_logger
+
+from mrcnn_plugin import add_mrcnn_config
+from mrcnn_plugin.data import register_shapes
+from mrcnn_plugin.engine import MRCNNTrainer
+from mrcnn_plugin.evaluation import draw_comparison, save_report
+
+CONFIG = Path(__file__).resolve().parents[1] / "configs/mask_rcnn_shapes_C4.yaml"
+NUM_TRAIN, NUM_HELD_OUT, NUM_DRAWN = 1500, 100, 12
+
+
+class DemoTrainer(MRCNNTrainer):
+    """Builds the model without printing its two hundred layers."""
+
+    @classmethod
+    def build_model(cls, cfg):
+        return build_model(cfg)
+
+
+def setup(overrides):
+    cfg = get_cfg()
+    add_mrcnn_config(cfg)
+    cfg.merge_from_file(str(CONFIG))
+    cfg.merge_from_list(overrides)
+    cfg.freeze()
+    for name in ("mrcnn_plugin", MRCNNTrainer.__mro__[1].__module__.rsplit(".", 2)[0]):
+        setup_logger(cfg.OUTPUT_DIR, name=name)
+    seed_all_rng(cfg.SEED)
+    return cfg
+
+
+def predict_and_draw(cfg, path, title):
+    """Draw the first held-out pictures beside the truth, predicted with the trained weights."""
+    cfg = cfg.clone()
+    cfg.merge_from_list(["MODEL.WEIGHTS", str(Path(cfg.OUTPUT_DIR, "model_final.pth"))])
+    predictor = DefaultPredictor(cfg)
+    (name,) = cfg.DATASETS.TEST
+    comparisons = []
+    for picture in DatasetCatalog.get(name)[:NUM_DRAWN]:
+        bgr = utils.read_image(picture["file_name"], format="BGR")
+        instances = predictor(bgr)["instances"].to("cpu")
+        metadata = MetadataCatalog.get(name)
+        comparisons.append(draw_comparison(picture, instances, metadata, scale=2.5))
+    save_report(path, comparisons, Path(cfg.OUTPUT_DIR, "metrics.json"), title)
+
+
+def main():
+    started = time.time()
+    cfg = setup(sys.argv[1:])
+    output = Path(cfg.OUTPUT_DIR)
+    (output / "metrics.json").unlink(missing_ok=True)  # JSONWriter appends
+    print(f"demo: drawing {NUM_TRAIN} training and {NUM_HELD_OUT} held-out pictures", flush=True)
+    register_shapes(output / "data", num_train=NUM_TRAIN, num_val=NUM_HELD_OUT)
+
+    trainer = DemoTrainer(cfg)
+    trainer.resume_or_load(resume=False)
+    parameters = sum(p.numel() for p in trainer.model.parameters()) / 1e6
+    print(
+        f"demo: training {parameters:.1f} M parameters for {cfg.SOLVER.MAX_ITER} iterations on "
+        f"{cfg.MODEL.DEVICE}, {torch.get_num_threads()} threads",
+        flush=True,
+    )
+    trainer.train()
+
+    ap = {task: trainer.test_results[task]["AP"] for task in ("bbox", "segm")}
+    minutes = (time.time() - started) / 60
+    summary = (
+        f"{NUM_HELD_OUT} held-out pictures: box AP {ap['bbox']:.1f}, segm AP {ap['segm']:.1f}, "
+        f"after {cfg.SOLVER.MAX_ITER} iterations, {minutes:.1f} minutes"
+    )
+    picture = output / "demo.png"
+    predict_and_draw(cfg, picture, summary)
+    print(f"demo: {summary}\ndemo: ground truth, predictions and curves: {picture.resolve()}")
+
+
+if __name__ == "__main__":
+    main()
