@@ -56,8 +56,12 @@ from torch.utils.cpp_extension import BuildExtension, include_paths, library_pat
 class AtomicBuildExtension(BuildExtension):
     """Replaces an installed library in one step: a process that has it loaded keeps the old one."""
 
+    def finalize_options(self):
+        super().finalize_options()
+        self.force = True  # ninja knows what is out of date, also after FORCE_CUDA has changed
+
     def copy_file(self, infile, outfile, *args, **kwargs):
-        if not str(outfile).endswith(".so") or self.dry_run:
+        if not str(outfile).endswith(".so"):
             return super().copy_file(infile, outfile, *args, **kwargs)
         copied, done = super().copy_file(infile, f"{outfile}.new", *args, **kwargs)
         os.replace(copied, outfile)

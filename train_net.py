@@ -15,7 +15,7 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
 from mrcnn_plugin import add_mrcnn_config
-from mrcnn_plugin.data import register_fruits_nuts
+from mrcnn_plugin.data import register_datasets
 from mrcnn_plugin.engine import (
     MRCNNTrainer,
     PreflightError,
@@ -35,12 +35,12 @@ def setup(args):
     use_available_device(cfg)
     cfg.freeze()
     default_setup(cfg, args)
+    register_datasets(cfg)
     check_inputs(cfg, training=not args.eval_only)
     return cfg
 
 
 def main(args):
-    register_fruits_nuts()
     cfg = setup(args)
     if not args.eval_only:
         trainer = MRCNNTrainer(cfg)

@@ -118,6 +118,8 @@ template <typename Entry>
 struct Plan {
   std::vector<RoiPlan<Entry>> rois;
   std::vector<std::vector<int64_t>> of_image;  // RoIs in their order
+
+  int64_t rois_per_image() const { return rois.size() / std::max<size_t>(of_image.size(), 1); }
 };
 
 template <typename Entry, typename coord_t>
@@ -132,7 +134,7 @@ Plan<Entry> plan_rois(const Tensor& rois, int64_t batch, int64_t height, int64_t
                     "; expected an integer from 0 to N - 1 for features of N = ", batch, " images");
     plan.of_image[image].push_back(r);
   }
-  torch::stable::parallel_for(0, count, 16, [&](int64_t begin, int64_t end) {
+  torch::stable::parallel_for(0, count, 64, [&](int64_t begin, int64_t end) {
     for (int64_t r = begin; r < end; ++r) {
       const coord_t* box = boxes + 5 * r + 1;
       const auto y = make_axis(box[1], box[3], options.pooled_height, height, options);
@@ -190,11 +192,14 @@ void unpack(const acc_t* slab, const Slice& slice, const View<T>& to) {
   });
 }
 
-/// Calls work(image, first channel, number of channels) for every slab, in parallel.
+/// Calls work(image, first channel, number of channels) for every slab, in parallel if that pays:
+/// `cost` is about the number of elements of a slab that the work reads or writes.
 template <typename Work>
-void for_each_slab(int64_t batch, int64_t channels, const Work& work) {
+void for_each_slab(int64_t batch, int64_t channels, int64_t cost, const Work& work) {
+  constexpr int64_t kSmall = int64_t{1} << 17;  // well below a millisecond
   const int64_t slabs = (channels + kLanes - 1) / kLanes;
-  torch::stable::parallel_for(0, batch * slabs, 1, [&](int64_t begin, int64_t end) {
+  const int64_t grain = 1 + kSmall / (1 + cost * kLanes);
+  torch::stable::parallel_for(0, batch * slabs, grain, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       const int64_t channel = i % slabs * kLanes;
       work(i / slabs, channel, std::min(kLanes, channels - channel));
@@ -338,25 +343,27 @@ void forward(const Tensor& features, const Plan<Entry>& plan, const ForwardResul
   const int64_t out_height = result.output.size(2), out_width = result.output.size(3);
   const auto maps = const_view<T>(features);
   const auto output = mutable_view<T>(result.output);
-  for_each_slab(features.size(0), features.size(1), [&](int64_t n, int64_t channel, int64_t lanes) {
-    if (plan.of_image[n].empty()) return;
-    std::vector<acc_t> map(height * width * kLanes), row(width * kLanes);
-    std::vector<acc_t> out(out_height * out_width * kLanes);
-    std::vector<int32_t> argmax(kMax ? out.size() : 0);
-    pack(maps, {n, channel, lanes, height, width}, map.data());
-    for (const int64_t r : plan.of_image[n]) {
-      const Slice slice{r, channel, lanes, out_height, out_width};
-      if constexpr (kMax) {
-        for (int64_t p = 0, i = 0; p < out_height; ++p, i += out_width * kLanes) {
-          maximum_row(plan.rois[r], p, map.data(), width, row.data(), &out[i], &argmax[i]);
+  const int64_t cost = height * width + plan.rois_per_image() * out_height * out_width;
+  for_each_slab(
+      features.size(0), features.size(1), cost, [&](int64_t n, int64_t channel, int64_t lanes) {
+        if (plan.of_image[n].empty()) return;
+        std::vector<acc_t> map(height * width * kLanes), row(width * kLanes);
+        std::vector<acc_t> out(out_height * out_width * kLanes);
+        std::vector<int32_t> argmax(kMax ? out.size() : 0);
+        pack(maps, {n, channel, lanes, height, width}, map.data());
+        for (const int64_t r : plan.of_image[n]) {
+          const Slice slice{r, channel, lanes, out_height, out_width};
+          if constexpr (kMax) {
+            for (int64_t p = 0, i = 0; p < out_height; ++p, i += out_width * kLanes) {
+              maximum_row(plan.rois[r], p, map.data(), width, row.data(), &out[i], &argmax[i]);
+            }
+            unpack(argmax.data(), slice, mutable_view<int32_t>(result.argmax));
+          } else {
+            average(plan.rois[r], map.data(), width, row.data(), out.data());
+          }
+          unpack(out.data(), slice, output);
         }
-        unpack(argmax.data(), slice, mutable_view<int32_t>(result.argmax));
-      } else {
-        average(plan.rois[r], map.data(), width, row.data(), out.data());
-      }
-      unpack(out.data(), slice, output);
-    }
-  });
+      });
 }
 
 template <typename T, typename Entry>
@@ -368,7 +375,8 @@ void backward(const Tensor& grad_output, const Tensor& argmax, const Plan<Entry>
   const int64_t out_height = grad_output.size(2), out_width = grad_output.size(3);
   const int64_t batch = grad_features.size(0), channels = grad_features.size(1);
   const auto grad = const_view<T>(grad_output);
-  for_each_slab(batch, channels, [&](int64_t n, int64_t channel, int64_t lanes) {
+  const int64_t cost = height * width + plan.rois_per_image() * out_height * out_width;
+  for_each_slab(batch, channels, cost, [&](int64_t n, int64_t channel, int64_t lanes) {
     std::vector<acc_t> map(height * width * kLanes), row(width * kLanes);
     std::vector<acc_t> out(out_height * out_width * kLanes);
     std::vector<int32_t> winners(kMax ? out.size() : 0, -1);

@@ -79,10 +79,11 @@ def test_learns_half_masks(mask_loss):
     """Objects fill the left half of their RoI: after some steps the left half is predicted."""
     mask_head = head(mask_loss=mask_loss, conv_dims=[32])
     x, classes = torch.randn(4, 16, 7, 7), [0, 1, 2, 1]
-    x[:, :8] = torch.arange(-3.0, 4.0)  # these channels say where in the RoI a pixel is
-    optimizer = torch.optim.Adam(mask_head.parameters(), 0.01)
+    x[:, :8] = torch.arange(-3.0, 4.0)  # these channels say where in the RoI a pixel is,
+    x[:, 8:] = torch.eye(8)[classes][..., None, None]  # and these the class
+    optimizer = torch.optim.Adam(mask_head.parameters(), 0.03)
     with EventStorage() as storage:
-        for _ in range(150):
+        for _ in range(120):
             loss = mask_head(x, [foreground(classes[:1]), foreground(classes[1:])])["loss_mask"]
             optimizer.zero_grad()
             loss.backward()

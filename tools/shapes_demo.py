@@ -20,12 +20,12 @@ from detectron2.utils.env import seed_all_rng
 from detectron2.utils.logger import setup_logger
 
 from mrcnn_plugin import add_mrcnn_config
-from mrcnn_plugin.data import register_shapes
+from mrcnn_plugin.data import register_datasets
 from mrcnn_plugin.engine import MRCNNTrainer
 from mrcnn_plugin.evaluation import draw_comparison, save_report
 
 CONFIG = Path(__file__).resolve().parents[1] / "configs/mask_rcnn_shapes_C4.yaml"
-NUM_TRAIN, NUM_HELD_OUT, NUM_DRAWN = 1500, 100, 12
+NUM_DRAWN = 12
 
 
 class DemoTrainer(MRCNNTrainer):
@@ -68,23 +68,24 @@ def main():
     cfg = setup(sys.argv[1:])
     output = Path(cfg.OUTPUT_DIR)
     (output / "metrics.json").unlink(missing_ok=True)  # JSONWriter appends
-    print(f"demo: drawing {NUM_TRAIN} training and {NUM_HELD_OUT} held-out pictures", flush=True)
-    register_shapes(output / "data", num_train=NUM_TRAIN, num_val=NUM_HELD_OUT)
+    register_datasets(cfg)
+    num_train, num_held_out = (len(DatasetCatalog.get(n)) for n in ("shapes_train", "shapes_val"))
 
     trainer = DemoTrainer(cfg)
     trainer.resume_or_load(resume=False)
     parameters = sum(p.numel() for p in trainer.model.parameters()) / 1e6
     print(
-        f"demo: training {parameters:.1f} M parameters for {cfg.SOLVER.MAX_ITER} iterations on "
-        f"{cfg.MODEL.DEVICE}, {torch.get_num_threads()} threads",
+        f"demo: {num_train} drawn pictures to train on, {num_held_out} held out; a model of "
+        f"{parameters:.1f} M parameters, {cfg.SOLVER.MAX_ITER} iterations on {cfg.MODEL.DEVICE} "
+        f"with {torch.get_num_threads()} threads",
         flush=True,
     )
     trainer.train()
 
-    ap = {task: trainer.test_results[task]["AP"] for task in ("bbox", "segm")}
+    ap = {task: trainer._last_eval_results[task]["AP"] for task in ("bbox", "segm")}
     minutes = (time.time() - started) / 60
     summary = (
-        f"{NUM_HELD_OUT} held-out pictures: box AP {ap['bbox']:.1f}, segm AP {ap['segm']:.1f}, "
+        f"{num_held_out} held-out pictures: box AP {ap['bbox']:.1f}, segm AP {ap['segm']:.1f}, "
         f"after {cfg.SOLVER.MAX_ITER} iterations, {minutes:.1f} minutes"
     )
     picture = output / "demo.png"

@@ -1,6 +1,6 @@
-"""Data sets of this project: drawn shapes, and names for photographs under DETECTRON2_DATASETS."""
+"""The data sets that this project's configs name: drawn shapes, and photographs of fruits and nuts."""
 
-from .builtin import register_fruits_nuts
-from .shapes import SHAPE_CLASSES, make_shapes, register_shapes
+from .builtin import register_datasets
+from .shapes import SHAPE_CLASSES, make_shapes
 
-__all__ = ["SHAPE_CLASSES", "make_shapes", "register_fruits_nuts", "register_shapes"]
+__all__ = ["SHAPE_CLASSES", "make_shapes", "register_datasets"]

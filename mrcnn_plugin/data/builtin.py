@@ -1,22 +1,48 @@
-"""Names for data sets of photographs in COCO's format that lie under `DETECTRON2_DATASETS`."""
+"""Data sets that configs of this project name, under `DETECTRON2_DATASETS` like detectron2's own."""
 
+import logging
 import os
+from pathlib import Path
 
+from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
 from detectron2.data.datasets import register_coco_instances
+from detectron2.utils import comm
+
+from .shapes import make_shapes
+
+logger = logging.getLogger(__name__)
+
+SHAPES = {"shapes_train": (1500, 1), "shapes_val": (100, 2)}  # pictures, seed
 
 
-def register_fruits_nuts() -> None:
-    """Register `fruits_nuts`: 18 photographs of dates, figs and hazelnuts, as
+def register_datasets(cfg: CfgNode) -> None:
+    """Register those of this project's data sets that `cfg.DATASETS` names; twice does nothing.
 
-        $DETECTRON2_DATASETS/fruits_nuts/trainval.json
-        $DETECTRON2_DATASETS/fruits_nuts/images/*.jpg
-
-    (the `data/` of github.com/Tony607/mmdetection_instance_segmentation_demo). Nothing is read
-    until it is used; registering twice does nothing.
+    * `shapes_train`, `shapes_val`: drawn into `$DETECTRON2_DATASETS/shapes/` the first time.
+    * `fruits_nuts`: 18 photographs of dates, figs and hazelnuts, the `data/` directory of
+      github.com/Tony607/mmdetection_instance_segmentation_demo, as `fruits_nuts/trainval.json` and
+      `fruits_nuts/images/` under `$DETECTRON2_DATASETS`.
     """
-    if "fruits_nuts" not in DatasetCatalog:
-        root = os.path.join(os.environ.get("DETECTRON2_DATASETS", "datasets"), "fruits_nuts")
-        register_coco_instances(
-            "fruits_nuts", {}, os.path.join(root, "trainval.json"), os.path.join(root, "images")
-        )
+    root = Path(os.environ.get("DETECTRON2_DATASETS", "datasets"))
+    for name in dict.fromkeys((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)):
+        if name in DatasetCatalog:
+            continue
+        if name in SHAPES:
+            json_file = _draw_once(name, root / "shapes" / name)
+            register_coco_instances(name, {}, str(json_file), str(json_file.parent))
+        elif name == "fruits_nuts":
+            folder = root / "fruits_nuts"
+            register_coco_instances(
+                name, {}, str(folder / "trainval.json"), str(folder / "images")
+            )
+
+
+def _draw_once(name: str, folder: Path) -> Path:
+    num_images, seed = SHAPES[name]
+    json_file = folder / f"{num_images}_seed{seed}.json"
+    if comm.is_main_process() and not json_file.exists():
+        logger.info(f"Drawing {num_images} pictures of shapes into {folder} ...")
+        make_shapes(json_file, num_images, seed=seed)
+    comm.synchronize()
+    return json_file

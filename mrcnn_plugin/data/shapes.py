@@ -5,8 +5,6 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from detectron2.data import DatasetCatalog
-from detectron2.data.datasets import register_coco_instances
 from pycocotools import mask as mask_utils
 
 SHAPE_CLASSES = ("circle", "square", "triangle")
@@ -14,66 +12,37 @@ SHAPE_CLASSES = ("circle", "square", "triangle")
 _MIN_VISIBLE = 0.35  # an instance of which less can be seen is not annotated, and not drawn
 
 
-def make_shapes(root: str | Path, num_images: int, *, seed: int, size: int = 128) -> Path:
-    """Draw `num_images` pictures of 1 to 6 shapes and write `root/annotations.json`.
+def make_shapes(json_file: str | Path, num_images: int, *, seed: int, size: int = 128) -> None:
+    """Draw `num_images` pictures of 2 to 6 shapes beside `json_file`, and write that file last.
 
     The same arguments give the same pictures. A later shape hides parts of earlier ones; masks
-    (COCO RLE) and boxes are of the visible part.
+    (COCO RLE) and boxes are of the visible part. Colours say nothing of the class.
 
     Args:
-        root: directory for the pictures, made if needed.
+        json_file: COCO json to write; its directory is made if needed and gets the PNGs.
         num_images: how many.
         seed: of the random generator.
         size: side of the square pictures in pixels.
-
-    Returns:
-        path of the json file.
     """
-    root = Path(root)
-    root.mkdir(parents=True, exist_ok=True)
+    json_file = Path(json_file)
+    json_file.parent.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(seed)
     images, annotations = [], []
     for image_id in range(1, num_images + 1):
         picture, instances = _draw_picture(rng, size)
         file_name = f"{image_id:05d}.png"
-        cv2.imwrite(str(root / file_name), picture)
+        cv2.imwrite(str(json_file.parent / file_name), picture)
         images.append({"id": image_id, "file_name": file_name, "height": size, "width": size})
         for class_index, mask in instances:
-            annotations.append(
-                _annotation(len(annotations) + 1, image_id, class_index + 1, mask)
-            )
-    categories = [{"id": i, "name": name} for i, name in enumerate(SHAPE_CLASSES, start=1)]
-    json_file = root / "annotations.json"
-    json_file.write_text(
-        json.dumps(
-            {
-                "info": {"description": f"drawn shapes, seed {seed}"},
-                "licenses": [],
-                "images": images,
-                "annotations": annotations,
-                "categories": categories,
-            }
-        )
-    )
-    return json_file
-
-
-def register_shapes(root: str | Path, *, num_train: int, num_val: int, size: int = 128) -> None:
-    """Make (unless they are there) and register `shapes_train` and `shapes_val` under `root`.
-
-    Args:
-        root: gets the directories `train` and `val`, drawn from different seeds.
-        num_train, num_val: pictures in each.
-        size: side of the pictures in pixels.
-    """
-    for split, num_images, seed in (("train", num_train, 1), ("val", num_val, 2)):
-        folder = Path(root) / f"{split}_{num_images}x{size}px"
-        json_file = folder / "annotations.json"
-        if not json_file.exists():
-            make_shapes(folder, num_images, seed=seed, size=size)
-        name = f"shapes_{split}"
-        if name not in DatasetCatalog:
-            register_coco_instances(name, {}, str(json_file), str(folder))
+            annotations.append(_annotation(len(annotations) + 1, image_id, class_index + 1, mask))
+    content = {
+        "info": {"description": f"drawn shapes, seed {seed}"},
+        "licenses": [],
+        "images": images,
+        "annotations": annotations,
+        "categories": [{"id": i, "name": name} for i, name in enumerate(SHAPE_CLASSES, start=1)],
+    }
+    json_file.write_text(json.dumps(content))
 
 
 def _draw_picture(rng: np.random.Generator, size: int):
@@ -110,7 +79,7 @@ def _outline(name: str, rng: np.random.Generator, size: int) -> np.ndarray:
 
 
 def _color(rng: np.random.Generator) -> np.ndarray:
-    """A saturated BGR colour that stands out from the background; it says nothing of the class."""
+    """A saturated BGR colour that stands out from the background, (3,) float64."""
     hsv = np.array([[[rng.integers(180), rng.integers(150, 256), rng.integers(150, 256)]]], np.uint8)
     return cv2.cvtColor(hsv, cv2.COLOR_HSV2BGR)[0, 0].astype(float)
 

@@ -1,0 +1,197 @@
+"""train_net.py as a user types it: trains, saves, resumes, evaluates; on drawings and photographs."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets import register_coco_instances
+from detectron2.utils.events import EventStorage
+
+from builders import CONFIGS, ROOT, load_cfg
+from mrcnn_plugin.data import make_shapes, register_datasets
+from mrcnn_plugin.engine import MRCNNTrainer, PreflightError, check_inputs
+
+TRAINED = ("model_final.pth", "last_checkpoint", "metrics.json", "config.yaml", "log.txt")
+
+
+def run_train_net(datasets, *arguments, check=True):
+    """Run the script in a new process; returns what it printed (stdout and stderr together)."""
+    env = {**os.environ, "DETECTRON2_DATASETS": str(datasets), "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "train_net.py"), *map(str, arguments)],
+        cwd=ROOT,
+        env=env,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        timeout=900,
+        check=False,
+    )
+    if check:
+        assert done.returncode == 0, done.stdout[-4000:]
+        return done.stdout
+    return done
+
+
+@pytest.fixture(scope="session")
+def drawings(tmp_path_factory):
+    """A DETECTRON2_DATASETS with small `shapes_train` and `shapes_val`."""
+    root = tmp_path_factory.mktemp("datasets")
+    make_shapes(root / "shapes/shapes_train/1500_seed1.json", 8, seed=1)
+    make_shapes(root / "shapes/shapes_val/100_seed2.json", 4, seed=2)
+    return root
+
+
+def shapes_run(drawings, output, *arguments, opts=()):
+    config = ("--config-file", CONFIGS / "mask_rcnn_shapes_C4.yaml")
+    return run_train_net(
+        drawings, *config, *arguments, "OUTPUT_DIR", output, "DATALOADER.NUM_WORKERS", 0, *opts
+    )
+
+
+def ap_iterations(output):
+    lines = map(json.loads, (output / "metrics.json").read_text().splitlines())
+    return [line["iteration"] for line in lines if "segm/AP" in line]
+
+
+def test_train_resume_evaluate(drawings, tmp_path):
+    opts = ("TEST.EVAL_PERIOD", 2, "SOLVER.CHECKPOINT_PERIOD", 2)
+    printed = shapes_run(drawings, tmp_path, opts=(*opts, "SOLVER.MAX_ITER", 3))
+    assert "Starting training from iteration 0" in printed
+    assert "Evaluation results for bbox" in printed and "Evaluation results for segm" in printed
+    assert all((tmp_path / name).exists() for name in TRAINED)
+    assert (tmp_path / "model_0000001.pth").exists()
+    assert ap_iterations(tmp_path) == [1, 3]  # at EVAL_PERIOD and at the end
+
+    printed = shapes_run(drawings, tmp_path, "--resume", opts=("SOLVER.MAX_ITER", 5))
+    assert "Starting training from iteration 3" in printed
+    final = torch.load(tmp_path / "model_final.pth", map_location="cpu")
+    assert final["iteration"] == 4
+
+    weights = ("MODEL.WEIGHTS", tmp_path / "model_final.pth")
+    printed = shapes_run(drawings, tmp_path / "eval", "--eval-only", opts=weights)
+    assert "Evaluation results for segm" in printed and "Starting training" not in printed
+
+
+def test_a_missing_data_set_is_one_sentence(tmp_path):
+    done = run_train_net(
+        tmp_path / "nothing",
+        *("--config-file", CONFIGS / "mask_rcnn_R50_C4.yaml"),
+        *("MODEL.WEIGHTS", "", "OUTPUT_DIR", tmp_path),
+        check=False,
+    )
+    last = done.stdout.strip().splitlines()[-1]
+    assert done.returncode != 0 and "Traceback" not in done.stdout
+    assert "data set 'coco_2017_train'" in last and "DETECTRON2_DATASETS" in last
+    assert "running on the CPU" in done.stdout  # the config says cuda
+
+
+def test_preflight_names_what_is_missing(drawings, tmp_path, monkeypatch):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(drawings))
+    cfg = load_cfg("mask_rcnn_shapes_C4.yaml", "DATASETS.TRAIN", ("no_such_set",))
+    with pytest.raises(PreflightError, match="'no_such_set' is not registered; known are: .*coco"):
+        check_inputs(cfg, training=True)
+    try:
+        register_datasets(cfg)
+        check_inputs(cfg, training=False)  # DATASETS.TRAIN is not read then
+        cfg.MODEL.WEIGHTS = str(tmp_path / "gone.pth")
+        with pytest.raises(PreflightError, match=r"gone.pth' does not exist"):
+            check_inputs(cfg, training=False)
+    finally:
+        forget("shapes_val")
+
+
+def forget(*names):
+    for name in names:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+
+
+@pytest.fixture
+def trainer_cfg(tmp_path):
+    """A config that trains on four drawings for two iterations, in this process."""
+    make_shapes(tmp_path / "d/shapes.json", 4, seed=5)
+    register_coco_instances("drawn", {}, str(tmp_path / "d/shapes.json"), str(tmp_path / "d"))
+    yield load_cfg(
+        "mask_rcnn_shapes_C4.yaml",
+        *("DATASETS.TRAIN", ("drawn",), "DATASETS.TEST", ("drawn",)),
+        *("DATALOADER.NUM_WORKERS", 0, "SOLVER.MAX_ITER", 2, "TEST.EVAL_PERIOD", 0),
+        *("OUTPUT_DIR", str(tmp_path / "out"), "SOLVER.IMS_PER_BATCH", 2),
+    )
+    forget("drawn")
+
+
+def test_amp_on_the_cpu_computes_in_bfloat16(trainer_cfg):
+    trainer_cfg.SOLVER.AMP.ENABLED = True
+    (tmp := trainer_cfg.OUTPUT_DIR) and os.makedirs(tmp, exist_ok=True)
+    trainer = MRCNNTrainer(trainer_cfg)
+    seen = set()
+    trainer.model.backbone.res4.register_forward_hook(lambda m, i, out: seen.add(out.dtype))
+    trainer._trainer._data_loader_iter_obj = None
+    with EventStorage():
+        trainer.model.train()
+        trainer.iter = 0
+        trainer.run_step()
+    assert seen == {torch.bfloat16}
+    assert all(p.dtype == torch.float32 for p in trainer.model.parameters())
+
+
+def test_test_time_augmentation_when_asked(trainer_cfg):
+    trainer_cfg.merge_from_list(["TEST.AUG.ENABLED", True, "TEST.AUG.MIN_SIZES", (96, 128)])
+    trainer = MRCNNTrainer(trainer_cfg)
+    trainer.resume_or_load(resume=False)
+    trainer.train()
+    (line,) = [m for m in metrics(trainer_cfg) if "segm_TTA/AP" in m or "bbox_TTA/AP" in m]
+    assert "bbox/AP" in line and "segm_TTA/AP" in line
+
+
+def metrics(cfg):
+    with open(os.path.join(cfg.OUTPUT_DIR, "metrics.json")) as f:
+        return [json.loads(line) for line in f]
+
+
+def test_unknown_evaluator_type(trainer_cfg):
+    MetadataCatalog.get("drawn").evaluator_type = "coco"
+    MetadataCatalog.get("drawn").__dict__["evaluator_type"] = "panoptic_of_the_future"
+    with pytest.raises(ValueError, match="panoptic_of_the_future.*expected one of coco"):
+        MRCNNTrainer.build_evaluator(trainer_cfg, "drawn")
+
+
+@pytest.mark.slow
+def test_two_processes_on_the_cpu(drawings, tmp_path):
+    printed = shapes_run(
+        drawings,
+        tmp_path,
+        *("--num-gpus", 2, "--dist-url", "auto"),
+        opts=("SOLVER.MAX_ITER", 2, "TEST.EVAL_PERIOD", 0),
+    )
+    assert "World size: 2" in printed and "Evaluation results for segm" in printed
+
+
+@pytest.mark.slow
+def test_r101_c4_on_photographs(photographs, tmp_path):
+    """The full model of the document, random weights, CPU: trains, saves, resumes, evaluates."""
+    (tmp_path / "datasets").mkdir()
+    (tmp_path / "datasets/coco").symlink_to(photographs / "coco_tiny")
+    arguments = (
+        *("--config-file", CONFIGS / "mask_rcnn_R101_C4.yaml"),
+        *("OUTPUT_DIR", tmp_path, "MODEL.WEIGHTS", "", "DATALOADER.NUM_WORKERS", 1),
+        *("INPUT.MIN_SIZE_TRAIN", (160,), "INPUT.MIN_SIZE_TEST", 128, "SOLVER.IMS_PER_BATCH", 2),
+        *("MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", 16, "MODEL.RPN.POST_NMS_TOPK_TEST", 10),
+        # FrozenBN without pretrained statistics: a small input keeps 33 residual blocks finite.
+        *("MODEL.PIXEL_STD", [1e4, 1e4, 1e4], "SOLVER.BASE_LR", 1e-5),
+        *("MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.0),
+    )
+    train = tmp_path / "datasets"
+    printed = run_train_net(train, *arguments, "SOLVER.MAX_ITER", 2)
+    assert "Starting training from iteration 0" in printed
+    printed = run_train_net(train, "--resume", *arguments, "SOLVER.MAX_ITER", 3)
+    assert "Starting training from iteration 2" in printed
+    for table in ("bbox", "segm"):
+        assert f"Evaluation results for {table}" in printed
+        assert f"Per-category {table} AP" in printed
+    assert all((tmp_path / name).exists() for name in TRAINED)
