@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Train, resume and evaluate: detectron2's command line with this plugin's components.
 
-    train_net.py --config-file configs/mask_rcnn_R101_C4.yaml --num-gpus 8
-    train_net.py --config-file configs/mask_rcnn_R101_C4.yaml --num-gpus 8 --resume
-    train_net.py --config-file configs/mask_rcnn_R101_C4.yaml --eval-only MODEL.WEIGHTS model.pth
+train_net.py --config-file configs/mask_rcnn_R101_C4.yaml --num-gpus 8
+train_net.py --config-file configs/mask_rcnn_R101_C4.yaml --num-gpus 8 --resume
+train_net.py --config-file configs/mask_rcnn_R101_C4.yaml --eval-only MODEL.WEIGHTS model.pth
 """
 
 import sys
@@ -12,7 +12,6 @@ from detectron2.config import get_cfg
 from detectron2.engine import default_argument_parser, default_setup, launch
 from detectron2.evaluation import verify_results
 from detectron2.utils import comm
-from detectron2.utils.logger import setup_logger
 
 from mrcnn_plugin import add_mrcnn_config
 from mrcnn_plugin.data import register_datasets
@@ -21,6 +20,7 @@ from mrcnn_plugin.engine import (
     PreflightError,
     ReportingCheckpointer,
     check_inputs,
+    start_logging,
     use_available_device,
 )
 
@@ -31,7 +31,7 @@ def setup(args):
     add_mrcnn_config(cfg)
     cfg.merge_from_file(args.config_file)
     cfg.merge_from_list(args.opts)
-    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="mrcnn_plugin")
+    start_logging(cfg.OUTPUT_DIR)
     use_available_device(cfg)
     cfg.freeze()
     default_setup(cfg, args)

@@ -9,8 +9,8 @@ import importlib.util
 _MENDS = {
     "torch": "pip install torch torchvision",
     "torchvision": "pip install torchvision (the release that belongs to your torch)",
-    "detectron2": "install it as https://detectron2.readthedocs.io/en/latest/tutorials/install.html "
-    "says, or run `make setup` in a clone of this project",
+    "detectron2": "install it as detectron2.readthedocs.io/en/latest/tutorials/install.html says, "
+    "or run `make setup` in a clone of this project",
 }
 for _package, _mend in _MENDS.items():
     if importlib.util.find_spec(_package) is None:
@@ -24,8 +24,8 @@ from .roi_heads import MRCNNRes5ROIHeads  # noqa: E402
 from .rpn import MRCNNRPN, MRCNNRPNHead  # noqa: E402
 
 __all__ = [
-    "MRCNNMaskFCNHead",
     "MRCNNRPN",
+    "MRCNNMaskFCNHead",
     "MRCNNRPNHead",
     "MRCNNRes5ROIHeads",
     "RoIAlign",

@@ -1,4 +1,4 @@
-"""ResNet-C4 backbone and res5, the fifth stage that runs on RoIs (ResNet, Table 1; Mask R-CNN, Sec. 3).
+"""ResNet-C4 backbone, and res5, the stage that runs on RoIs (ResNet, Table 1; Mask R-CNN, Sec. 3).
 
 "C4" is the output of the last conv layer of the 4th stage: stem to res4, stride 16. The blocks are
 detectron2's; parameter names are its names, so ImageNet and Model Zoo files load by them.

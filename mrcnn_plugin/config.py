@@ -1,4 +1,4 @@
-"""The config keys that detectron2 lacks, all under `MODEL.MRCNN`, each with its symbol or section."""
+"""The config keys that detectron2 lacks, under `MODEL.MRCNN`, each with its symbol or section."""
 
 from detectron2.config import CfgNode as CN
 

@@ -1,7 +1,7 @@
 """The loss equations as pure functions of tensors: the two RPN terms and the mask term.
 
     L_rpn = 1/N_cls * sum_i L_cls(p_i, p*_i) + lambda * 1/N_reg * sum_i p*_i L_reg(t_i, t*_i)
-    L     = L_cls + L_box + L_mask        (per RoI; L_cls and L_box are detectron2's Fast R-CNN losses)
+    L     = L_cls + L_box + L_mask     (per RoI; L_cls and L_box are detectron2's Fast R-CNN losses)
 
 Shape shorthand: N images, A anchors per image (all levels), R foreground RoIs, K classes,
 m the mask's side.
@@ -34,7 +34,13 @@ def rpn_cls_loss(objectness_logits: Tensor, gt_labels: Tensor, *, n_cls: float) 
 
 
 def rpn_reg_loss(
-    pred_deltas: Tensor, gt_deltas: Tensor, *, num_images: int, lam: float, n_reg: float, beta: float
+    pred_deltas: Tensor,
+    gt_deltas: Tensor,
+    *,
+    num_images: int,
+    lam: float,
+    n_reg: float,
+    beta: float,
 ) -> Tensor:
     """`lambda * 1/N_reg * sum_i p*_i L_reg(t_i, t*_i)`, averaged over images (second term).
 

@@ -1,4 +1,4 @@
-"""The mask branch: a small FCN on each RoI, one m x m mask per class (Mask R-CNN, Sec. 3, Fig. 4)."""
+"""The mask branch: a small FCN on each RoI, a mask per class (Mask R-CNN, Sec. 3, Fig. 4)."""
 
 import torch
 from detectron2.config import configurable
@@ -42,7 +42,9 @@ class MRCNNMaskFCNHead(MaskRCNNConvUpsampleHead):
             ValueError: another loss, or softmax over class-agnostic masks.
         """
         if mask_loss not in _LOSSES:
-            raise ValueError(f"MODEL.MRCNN.MASK_LOSS is '{mask_loss}'; expected one of {[*_LOSSES]}")
+            raise ValueError(
+                f"MODEL.MRCNN.MASK_LOSS is '{mask_loss}'; expected one of {[*_LOSSES]}"
+            )
         if mask_loss == "softmax" and num_classes == 1:
             raise ValueError(
                 "MODEL.MRCNN.MASK_LOSS 'softmax' lets classes compete and needs at least two of "

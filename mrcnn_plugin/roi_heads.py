@@ -1,4 +1,4 @@
-"""RoIAlign -> res5 -> {class + box, mask}: the head on the ResNet-C4 backbone (Mask R-CNN, Fig. 4, left)."""
+"""RoIAlign -> res5 -> {class + box, mask}: the head on ResNet-C4 (Mask R-CNN, Fig. 4, left)."""
 
 import torch
 from detectron2.config import configurable
@@ -27,12 +27,14 @@ class RoIAlignPooler(nn.Module):
         """
         Args:
             features: one (N, C, H, W) map.
-            boxes: N `Boxes`, input-image pixels, float32 whatever the features are.
+            boxes: N `Boxes`, input-image pixels, float32 whatever the features are. No gradient
+                flows to them.
 
         Returns:
             (sum of boxes, C, h, w), in the order of `boxes`.
         """
-        return self.roi_align(features[0], convert_boxes_to_pooler_format(boxes))
+        rois = convert_boxes_to_pooler_format(boxes).detach()  # boxes get no gradient (Sec. 3)
+        return self.roi_align(features[0], rois)
 
 
 @ROI_HEADS_REGISTRY.register()
@@ -54,7 +56,8 @@ class MRCNNRes5ROIHeads(Res5ROIHeads):
 
     @classmethod
     def from_config(cls, cfg, input_shape: dict[str, ShapeSpec]):
-        ret = super(Res5ROIHeads, cls).from_config(cfg)  # past Res5ROIHeads, whose parts it replaces
+        # From ROIHeads: the parts that Res5ROIHeads would add are made here.
+        ret = super(Res5ROIHeads, cls).from_config(cfg)
         (in_feature,) = ret["in_features"] = cfg.MODEL.ROI_HEADS.IN_FEATURES
         stride = cfg.MODEL.MRCNN.RES5_STRIDE
         resolution = cfg.MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION

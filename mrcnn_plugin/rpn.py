@@ -18,7 +18,7 @@ from .losses import rpn_cls_loss, rpn_reg_loss
 
 @RPN_HEAD_REGISTRY.register()
 class MRCNNRPNHead(StandardRPNHead):
-    """3x3 conv, then two 1x1 convs: `reg` with 4k and `cls` with 2k outputs (Faster R-CNN, Sec. 3.1).
+    """3x3 conv, then two 1x1 convs: `reg` with 4k, `cls` with 2k outputs (Faster R-CNN, Sec. 3.1).
 
     The `cls` layer (`objectness_logits`) scores each anchor twice, channels 0..k-1 as background
     and k..2k-1 as object. The softmax over the two is the sigmoid of their difference, and that

@@ -23,7 +23,7 @@ def load_cfg(name: str, *opts) -> CfgNode:
 
 
 def tiny_cfg(*opts) -> CfgNode:
-    """The paper's model with a ResNet-18 of a few channels: every component, milliseconds a step."""
+    """The paper's model on a ResNet-18 of a few channels: every component, milliseconds a step."""
     return load_cfg(
         "mask_rcnn_R101_C4.yaml",
         *("MODEL.RESNETS.DEPTH", 18),

@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).parent))  # builders, oracles
 
 
 def pytest_runtest_setup(item):
-    """`gpu` tests skip where there is no card, and fail where REQUIRE_GPU=1 says there must be one."""
+    """`gpu` tests skip where there is no card; they fail there when REQUIRE_GPU=1 demands one."""
     if item.get_closest_marker("gpu") and not torch.cuda.is_available():
         if os.environ.get("REQUIRE_GPU") == "1":
             pytest.fail("REQUIRE_GPU=1, but torch sees no CUDA device")
@@ -37,5 +37,7 @@ def photographs():
     """
     path = Path(os.environ.get("MRCNN_TEST_DATA", ROOT.parent / "shared/data"))
     if not path.is_dir():
-        pytest.skip(f"no photographs at {path}: set MRCNN_TEST_DATA (docs/training.md says to what)")
+        pytest.skip(
+            f"no photographs at {path}: set MRCNN_TEST_DATA (docs/training.md says to what)"
+        )
     return path

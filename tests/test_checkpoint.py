@@ -1,22 +1,21 @@
-"""Weight files with the real names and shapes load every tensor that they should, and the log says so."""
+"""Weight files with the real names and shapes load all that they should, and the log says so."""
 
+import logging
 import pickle
 
 import numpy as np
 import pytest
 import torch
+from builders import build, load_cfg, tiny_cfg
 from detectron2 import model_zoo
 from detectron2.modeling import build_model
 
-from builders import build, load_cfg, tiny_cfg
 from mrcnn_plugin.engine import ReportingCheckpointer
 
 
 @pytest.fixture
 def log(caplog):
-    """fvcore's and detectron2's checkpointers log under their own names, which may not propagate."""
-    import logging
-
+    """The checkpointers log under fvcore's name, which need not propagate to the root logger."""
     logger = logging.getLogger("fvcore.common.checkpoint")
     logger.addHandler(caplog.handler)
     logger.setLevel(logging.INFO)

@@ -1,11 +1,11 @@
-"""Every yaml of the repository is loaded, built, trained for a step and run; names stay what they are."""
+"""Every yaml of the repository is loaded, built, trained for a step and run; names are frozen."""
 
 import pytest
 import torch
+from builders import CONFIGS, ROOT, build, fake_batch, load_cfg
 from detectron2.config import get_cfg
 from detectron2.utils.events import EventStorage
 
-from builders import CONFIGS, ROOT, build, fake_batch, load_cfg
 from mrcnn_plugin import add_mrcnn_config
 from mrcnn_plugin.engine import use_available_device
 

@@ -1,14 +1,13 @@
-"""detectron2's own mask_rcnn_R_101_C4_3x and ours in compatible mode: one state dict, one function."""
+"""detectron2's mask_rcnn_R_101_C4_3x and ours in compatible mode: one state dict, one function."""
 
 import copy
 
 import pytest
 import torch
+from builders import fake_batch, load_cfg, tame_random_weights
 from detectron2 import model_zoo
 from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
-
-from builders import fake_batch, load_cfg, tame_random_weights
 
 # Fewer regions than the zoo's config, so that two R-101 fit into seconds on a CPU.
 FEWER = (

@@ -5,12 +5,12 @@ import json
 import cv2
 import numpy as np
 import pytest
+import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
 from detectron2.structures import Boxes, Instances
 from pycocotools import mask as mask_utils
 
-import torch
 from mrcnn_plugin.data import make_shapes
 from mrcnn_plugin.evaluation import MendingCOCOEvaluator, draw_comparison, save_report
 
@@ -138,4 +138,6 @@ def test_low_scores_are_not_drawn(dataset):
     _, nothing = draw_comparison(image, output["instances"], metadata)
     _, everything = draw_comparison(image, output["instances"], metadata, min_score=0.05)
     blank = cv2.imread(image["file_name"])[..., ::-1]
-    assert np.abs(nothing.astype(int) - blank).mean() < np.abs(everything.astype(int) - blank).mean()
+    assert (
+        np.abs(nothing.astype(int) - blank).mean() < np.abs(everything.astype(int) - blank).mean()
+    )

@@ -43,7 +43,7 @@ def test_rpn_cls_loss_averages_over_images():
 
 
 def test_rpn_reg_loss_by_hand():
-    # Smooth L1 with beta 1: 0.5 d^2 below 1, d - 0.5 above. Differences 0.5, 0, -2, 0 and 0, 1, 0, 3:
+    # Smooth L1, beta 1: 0.5 d^2 below 1, d - 0.5 above. Differences 0.5, 0, -2, 0 and 0, 1, 0, 3:
     # (0.125 + 1.5) + (0.5 + 2.5) = 4.625; times lambda 10, over N_reg 2400.
     pred = torch.tensor([[0.5, 0.0, -2.0, 0.0], [1.0, 1.0, 0.0, 3.0]])
     target = torch.tensor([[0.0, 0.0, 0.0, 0.0], [1.0, 0.0, 0.0, 0.0]])

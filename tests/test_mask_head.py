@@ -2,12 +2,12 @@
 
 import pytest
 import torch
+from builders import load_cfg, tiny_cfg
 from detectron2.layers import ShapeSpec
 from detectron2.modeling.roi_heads import build_mask_head
 from detectron2.structures import BitMasks, Boxes, Instances
 from detectron2.utils.events import EventStorage
 
-from builders import load_cfg, tiny_cfg
 from mrcnn_plugin import MRCNNMaskFCNHead
 
 

@@ -1,17 +1,18 @@
 """What importing the package does: registration, one clear error for what is missing, layering."""
 
 import ast
+import os
 import shutil
 import subprocess
 import sys
 
 import pytest
+from builders import ROOT
 from detectron2.modeling import BACKBONE_REGISTRY, PROPOSAL_GENERATOR_REGISTRY, ROI_HEADS_REGISTRY
 from detectron2.modeling.proposal_generator.rpn import RPN_HEAD_REGISTRY
 from detectron2.modeling.roi_heads.mask_head import ROI_MASK_HEAD_REGISTRY
 
 import mrcnn_plugin
-from builders import ROOT
 
 PACKAGE = ROOT / "mrcnn_plugin"
 
@@ -98,13 +99,17 @@ def test_each_submodule_of_detectron2_is_loaded_once():
 @pytest.mark.slow
 def test_pip_install_into_another_place(tmp_path):
     """`pip install --no-build-isolation .`, then the op runs from there."""
-    environment = {**__import__("os").environ, "FORCE_CUDA": "0"}
+    environment = {**os.environ, "FORCE_CUDA": "0"}
     shutil.copytree(
-        ROOT, tmp_path / "source", ignore=shutil.ignore_patterns(".venv", ".git", "build", "*.so", "output", "datasets")
+        ROOT,
+        tmp_path / "source",
+        ignore=shutil.ignore_patterns(".venv", ".git", "build", "*.so", "output", "datasets"),
     )
     subprocess.run(
-        [sys.executable, "-m", "pip", "install", "--no-build-isolation", "--no-deps", "-q"]
-        + ["--target", str(tmp_path / "site"), str(tmp_path / "source")],
+        [
+            *(sys.executable, "-m", "pip", "install", "--no-build-isolation", "--no-deps", "-q"),
+            *("--target", str(tmp_path / "site"), str(tmp_path / "source")),
+        ],
         check=True,
         env=environment,
     )

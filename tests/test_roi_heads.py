@@ -1,13 +1,12 @@
-"""The C4 head: RoIAlign 7x7 -> res5 with stride 1 -> branches; or detectron2's 14x14 with stride 2."""
+"""The C4 head: RoIAlign 7x7 -> res5, stride 1 -> branches; or detectron2's 14x14 with stride 2."""
 
 import pytest
 import torch
+from builders import build, fake_batch, load_cfg, tiny_cfg
 from detectron2.layers import ShapeSpec
 from detectron2.modeling.roi_heads import build_roi_heads
 from detectron2.structures import Boxes
 from detectron2.utils.events import EventStorage
-
-from builders import build, fake_batch, load_cfg, tiny_cfg
 
 
 def r50_heads(*opts):
@@ -31,7 +30,7 @@ def test_paper_head_shapes():
 
 
 def test_stride_2_computes_only_the_bins_that_are_read():
-    """res5's first 1x1 convs have stride 2: every second bin of 14x14, then stride 1, is the same."""
+    """res5's first 1x1 convs have stride 2: every second bin, then stride 1, is the same."""
     heads = r50_heads(*DETECTRON2_HEAD)
     assert heads.pooler(FEATURES, BOXES).shape == (2, 1024, 7, 7)
     assert heads.res5[0].conv1.stride == heads.res5[0].shortcut.stride == (1, 1)
@@ -85,6 +84,17 @@ def test_inference_gives_boxes_classes_and_full_size_masks():
         assert instances.pred_masks.shape == (len(instances), 96, 128)
         assert instances.pred_masks.dtype == torch.bool
         assert instances.pred_classes.max() < 3
+
+
+def test_inference_outside_no_grad_gives_features_a_gradient_and_boxes_none():
+    model = build(tiny_cfg()).eval()
+    images = model.preprocess_image(fake_batch(1))
+    features = model.backbone(images.tensor)
+    proposals, _ = model.proposal_generator(images, features)
+    (output,), _ = model.roi_heads(images, features, proposals)
+    output.pred_masks.sum().backward()
+    assert model.backbone.stem.conv1.weight.grad.any()
+    assert model.roi_heads.box_predictor.bbox_pred.weight.grad is None
 
 
 def test_images_without_objects_train():

@@ -1,4 +1,4 @@
-"""train_net.py as a user types it: trains, saves, resumes, evaluates; on drawings and photographs."""
+"""train_net.py as a user types it: trains, saves, resumes, evaluates drawings and photographs."""
 
 import json
 import os
@@ -7,11 +7,11 @@ import sys
 
 import pytest
 import torch
+from builders import CONFIGS, ROOT, load_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
 from detectron2.utils.events import EventStorage
 
-from builders import CONFIGS, ROOT, load_cfg
 from mrcnn_plugin.data import make_shapes, register_datasets
 from mrcnn_plugin.engine import MRCNNTrainer, PreflightError, check_inputs
 
@@ -93,7 +93,7 @@ def test_a_missing_data_set_is_one_sentence(tmp_path):
 def test_preflight_names_what_is_missing(drawings, tmp_path, monkeypatch):
     monkeypatch.setenv("DETECTRON2_DATASETS", str(drawings))
     cfg = load_cfg("mask_rcnn_shapes_C4.yaml", "DATASETS.TRAIN", ("no_such_set",))
-    with pytest.raises(PreflightError, match="'no_such_set' is not registered; known are: .*coco"):
+    with pytest.raises(PreflightError, match=r"'no_such_set' is not registered; known are: .*coco"):
         check_inputs(cfg, training=True)
     try:
         register_datasets(cfg)
@@ -157,7 +157,7 @@ def metrics(cfg):
 def test_unknown_evaluator_type(trainer_cfg):
     MetadataCatalog.get("drawn").evaluator_type = "coco"
     MetadataCatalog.get("drawn").__dict__["evaluator_type"] = "panoptic_of_the_future"
-    with pytest.raises(ValueError, match="panoptic_of_the_future.*expected one of coco"):
+    with pytest.raises(ValueError, match=r"panoptic_of_the_future.*expected one of coco"):
         MRCNNTrainer.build_evaluator(trainer_cfg, "drawn")
 
 

@@ -39,7 +39,9 @@ def check_machine():
     if not (os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++")):
         fail("there is no C++ compiler to build RoIAlign with: apt-get install g++")
     if not (Path(_include_dir()) / "Python.h").exists():
-        fail("Python.h is missing, which pip needs to build a dependency: apt-get install python3-dev")
+        fail(
+            "Python.h is missing, which pip compiles dependencies with: apt-get install python3-dev"
+        )
     free = shutil.disk_usage(ROOT).free / 1e9
     if not PYTHON.exists() and free < GIGABYTES_NEEDED:
         fail(f"{free:.1f} GB are free here, {GIGABYTES_NEEDED} GB are needed for the environment")
@@ -114,7 +116,7 @@ def site_packages():
 
 
 def install_detectron2():
-    """The checkout named by DETECTRON2, else the PyPI copy with the alias in tools/detectron2_pypi."""
+    """The checkout that DETECTRON2 names, else the PyPI copy with its alias."""
     checkout = os.environ.get("DETECTRON2")
     alias = site_packages() / "detectron2_pypi.pth"
     alias.unlink(missing_ok=True)
@@ -160,14 +162,18 @@ def main():
             requirements,
         ),
     )
-    once("detectron2", digest(requirements, extra=os.environ.get("DETECTRON2", "")), install_detectron2)
+    once(
+        "detectron2",
+        digest(requirements, extra=os.environ.get("DETECTRON2", "")),
+        install_detectron2,
+    )
     sources = [*(ROOT / "csrc").iterdir(), ROOT / "setup.py", ROOT / "pyproject.toml"]
     switches = f"{os.environ.get('FORCE_CUDA')} {os.environ.get('TORCH_CUDA_ARCH_LIST')}"
     once("plugin", digest(*sources, extra=switches), install_plugin)
     code = (
         "import mrcnn_plugin, torch, detectron2;"
-        "print(f'setup: ready. torch {torch.__version__}, detectron2 {detectron2.__version__} from',"
-        " detectron2.__path__[0])"
+        "print('setup: ready. torch', torch.__version__, 'and detectron2', detectron2.__version__,"
+        "'from', detectron2.__path__[0])"
     )
     subprocess.run([str(PYTHON), "-c", code], cwd=ROOT, check=True)
 

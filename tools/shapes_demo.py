@@ -21,11 +21,11 @@ from detectron2.utils.logger import setup_logger
 
 from mrcnn_plugin import add_mrcnn_config
 from mrcnn_plugin.data import register_datasets
-from mrcnn_plugin.engine import MRCNNTrainer
+from mrcnn_plugin.engine import MRCNNTrainer, start_logging
 from mrcnn_plugin.evaluation import draw_comparison, save_report
 
 CONFIG = Path(__file__).resolve().parents[1] / "configs/mask_rcnn_shapes_C4.yaml"
-NUM_DRAWN = 12
+NUM_DRAWN = 8
 
 
 class DemoTrainer(MRCNNTrainer):
@@ -42,8 +42,8 @@ def setup(overrides):
     cfg.merge_from_file(str(CONFIG))
     cfg.merge_from_list(overrides)
     cfg.freeze()
-    for name in ("mrcnn_plugin", MRCNNTrainer.__mro__[1].__module__.rsplit(".", 2)[0]):
-        setup_logger(cfg.OUTPUT_DIR, name=name)
+    start_logging(cfg.OUTPUT_DIR)
+    setup_logger(cfg.OUTPUT_DIR)
     seed_all_rng(cfg.SEED)
     return cfg
 

@@ -1,4 +1,4 @@
-"""The data sets that this project's configs name: drawn shapes, and photographs of fruits and nuts."""
+"""The data sets that this project's configs name: drawn shapes, photographs of fruits and nuts."""
 
 from .builtin import register_datasets
 from .shapes import SHAPE_CLASSES, make_shapes

@@ -1,4 +1,4 @@
-"""A small seeded data set of drawn shapes that hide one another, with instance masks, as COCO json."""
+"""A small seeded data set of drawn shapes that hide one another, with masks, as COCO json."""
 
 import json
 from pathlib import Path
@@ -80,7 +80,7 @@ def _outline(name: str, rng: np.random.Generator, size: int) -> np.ndarray:
 
 def _color(rng: np.random.Generator) -> np.ndarray:
     """A saturated BGR colour that stands out from the background, (3,) float64."""
-    hsv = np.array([[[rng.integers(180), rng.integers(150, 256), rng.integers(150, 256)]]], np.uint8)
+    hsv = rng.integers((0, 150, 150), (180, 256, 256)).astype(np.uint8)[None, None]
     return cv2.cvtColor(hsv, cv2.COLOR_HSV2BGR)[0, 0].astype(float)
 
 

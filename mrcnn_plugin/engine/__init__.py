@@ -1,6 +1,7 @@
-"""What stands around the model when it is trained: trainer, checkpointer, checks before the start."""
+"""What stands around the model in training: trainer, checkpointer, checks before the start."""
 
 from .checkpoint import ReportingCheckpointer
+from .logs import start_logging
 from .preflight import PreflightError, check_inputs, use_available_device
 from .trainer import MRCNNTrainer
 
@@ -9,5 +10,6 @@ __all__ = [
     "PreflightError",
     "ReportingCheckpointer",
     "check_inputs",
+    "start_logging",
     "use_available_device",
 ]

@@ -1,4 +1,4 @@
-"""detectron2's DefaultTrainer, with evaluation by data set, test-time augmentation and CPU training."""
+"""detectron2's DefaultTrainer on any device, with evaluators and test-time augmentation."""
 
 import logging
 import os

@@ -11,14 +11,14 @@ from detectron2.structures import Instances
 from detectron2.utils.visualizer import ColorMode, Visualizer
 
 matplotlib.use("Agg", force=False)
-from matplotlib import pyplot as plt  # noqa: E402
-from matplotlib.figure import Figure  # noqa: E402
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
 
 
 def draw_comparison(
     dataset_dict: dict, instances: Instances, metadata: Metadata, *, min_score=0.5, scale=1.0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """One photograph twice: with its ground truth and with the predictions drawn on it.
+    """One photograph twice: with its ground truth and with the predictions, a colour per class.
 
     Args:
         dataset_dict: one image of a data set in detectron2's format, with `annotations`.
@@ -31,9 +31,12 @@ def draw_comparison(
         two (h, w, 3) uint8 RGB arrays: ground truth, prediction.
     """
     image = utils.read_image(dataset_dict["file_name"], format="RGB")
+    classes = metadata.thing_classes
+    colors = [[int(255 * c) for c in plt.cm.tab10(i % 10)[:3]] for i in range(len(classes))]
+    colored = Metadata(thing_classes=classes, thing_colors=colors)
 
     def canvas():
-        return Visualizer(image, metadata, scale=scale, instance_mode=ColorMode.IMAGE)
+        return Visualizer(image, colored, scale=scale, instance_mode=ColorMode.SEGMENTATION)
 
     truth = canvas().draw_dataset_dict(dataset_dict)
     prediction = canvas().draw_instance_predictions(instances[instances.scores >= min_score])
@@ -44,7 +47,14 @@ def draw_curves(figure: Figure, metrics_file: str | Path) -> None:
     """Draw the losses and APs that detectron2's `JSONWriter` wrote into an empty figure."""
     lines = [json.loads(line) for line in Path(metrics_file).read_text().splitlines()]
     loss_axes, ap_axes = figure.subplots(1, 2)
-    for name in ("total_loss", "loss_rpn_cls", "loss_rpn_loc", "loss_cls", "loss_box_reg", "loss_mask"):
+    for name in (
+        "total_loss",
+        "loss_rpn_cls",
+        "loss_rpn_loc",
+        "loss_cls",
+        "loss_box_reg",
+        "loss_mask",
+    ):
         points = [(line["iteration"], line[name]) for line in lines if name in line]
         loss_axes.plot(*zip(*points), label=name, linewidth=2 if name == "total_loss" else 1)
     for name in ("bbox/AP", "bbox/AP50", "segm/AP", "segm/AP50"):
