@@ -1,7 +1,9 @@
 """train_net.py as a user types it: trains, saves, resumes, evaluates drawings and photographs."""
 
+import functools
 import json
 import os
+import shlex
 import subprocess
 import sys
 
@@ -127,11 +129,9 @@ def trainer_cfg(tmp_path):
 
 def test_amp_on_the_cpu_computes_in_bfloat16(trainer_cfg):
     trainer_cfg.SOLVER.AMP.ENABLED = True
-    (tmp := trainer_cfg.OUTPUT_DIR) and os.makedirs(tmp, exist_ok=True)
     trainer = MRCNNTrainer(trainer_cfg)
     seen = set()
     trainer.model.backbone.res4.register_forward_hook(lambda m, i, out: seen.add(out.dtype))
-    trainer._trainer._data_loader_iter_obj = None
     with EventStorage():
         trainer.model.train()
         trainer.iter = 0
@@ -155,7 +155,6 @@ def metrics(cfg):
 
 
 def test_unknown_evaluator_type(trainer_cfg):
-    MetadataCatalog.get("drawn").evaluator_type = "coco"
     MetadataCatalog.get("drawn").__dict__["evaluator_type"] = "panoptic_of_the_future"
     with pytest.raises(ValueError, match=r"panoptic_of_the_future.*expected one of coco"):
         MRCNNTrainer.build_evaluator(trainer_cfg, "drawn")
@@ -172,24 +171,25 @@ def test_two_processes_on_the_cpu(drawings, tmp_path):
     assert "World size: 2" in printed and "Evaluation results for segm" in printed
 
 
+def documented_command(heading):
+    """The arguments of the command below a heading of docs/training.md."""
+    section = (ROOT / "docs/training.md").read_text().split(f"## {heading}\n")[1]
+    command = section.split("```\n")[1].replace("\\\n", " ")
+    program, script, *arguments = shlex.split(command)
+    assert (program, script) == ("python", "train_net.py")
+    return arguments
+
+
 @pytest.mark.slow
 def test_r101_c4_on_photographs(photographs, tmp_path):
     """The full model of the document, random weights, CPU: trains, saves, resumes, evaluates."""
     (tmp_path / "datasets").mkdir()
     (tmp_path / "datasets/coco").symlink_to(photographs / "coco_tiny")
-    arguments = (
-        *("--config-file", CONFIGS / "mask_rcnn_R101_C4.yaml"),
-        *("OUTPUT_DIR", tmp_path, "MODEL.WEIGHTS", "", "DATALOADER.NUM_WORKERS", 1),
-        *("INPUT.MIN_SIZE_TRAIN", (160,), "INPUT.MIN_SIZE_TEST", 128, "SOLVER.IMS_PER_BATCH", 2),
-        *("MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", 16, "MODEL.RPN.POST_NMS_TOPK_TEST", 10),
-        # FrozenBN without pretrained statistics: a small input keeps 33 residual blocks finite.
-        *("MODEL.PIXEL_STD", [1e4, 1e4, 1e4], "SOLVER.BASE_LR", 1e-5),
-        *("MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.0),
-    )
-    train = tmp_path / "datasets"
-    printed = run_train_net(train, *arguments, "SOLVER.MAX_ITER", 2)
+    run = functools.partial(run_train_net, tmp_path / "datasets")
+    arguments = (*documented_command("The full model on a small machine"), "OUTPUT_DIR", tmp_path)
+    printed = run(*arguments, "SOLVER.MAX_ITER", 2, "DATASETS.TEST", ())
     assert "Starting training from iteration 0" in printed
-    printed = run_train_net(train, "--resume", *arguments, "SOLVER.MAX_ITER", 3)
+    printed = run("--resume", *arguments, "SOLVER.MAX_ITER", 3)
     assert "Starting training from iteration 2" in printed
     for table in ("bbox", "segm"):
         assert f"Evaluation results for {table}" in printed
