@@ -19,7 +19,6 @@ def test_yamls_are_found():
 
 
 @pytest.mark.parametrize("name", YAMLS)
-@pytest.mark.filterwarnings("ignore:The given NumPy array")
 def test_yaml_builds_trains_a_step_and_infers(name):
     cfg = load_cfg(
         name,

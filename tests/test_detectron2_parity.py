@@ -68,7 +68,6 @@ def test_detections(models, batch):
         assert theirs.pred_masks.std() > 0.05  # and the masks are not all one value
 
 
-@pytest.mark.filterwarnings("ignore:The given NumPy array")
 def test_training_losses_and_gradients(models, batch):
     losses, gradients = [], []
     for model in models:

@@ -74,7 +74,6 @@ def test_softmax_masks_compete_and_sum_to_one_with_background():
 
 
 @pytest.mark.parametrize("mask_loss", ["sigmoid", "softmax"])
-@pytest.mark.filterwarnings("ignore:The given NumPy array")
 def test_learns_half_masks(mask_loss):
     """Objects fill the left half of their RoI: after some steps the left half is predicted."""
     mask_head = head(mask_loss=mask_loss, conv_dims=[32])

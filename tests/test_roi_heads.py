@@ -62,7 +62,6 @@ def test_roi_align_options_come_from_config():
     assert (op.mode, op.aligned, op.sampling_ratio) == ("max", False, 3)
 
 
-@pytest.mark.filterwarnings("ignore:The given NumPy array")
 def test_train_step_reaches_every_parameter():
     model = build(tiny_cfg()).train()
     with EventStorage():
