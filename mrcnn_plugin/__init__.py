@@ -22,6 +22,7 @@ from .config import add_mrcnn_config  # noqa: E402
 from .mask_head import MRCNNMaskFCNHead  # noqa: E402
 from .roi_heads import MRCNNRes5ROIHeads  # noqa: E402
 from .rpn import MRCNNRPN, MRCNNRPNHead  # noqa: E402
+from .use_roi_align import use_roi_align  # noqa: E402
 
 __all__ = [
     "MRCNNRPN",
@@ -32,4 +33,5 @@ __all__ = [
     "add_mrcnn_config",
     "build_mrcnn_resnet_c4_backbone",
     "roi_align",
+    "use_roi_align",
 ]

@@ -1,0 +1,174 @@
+"""Stock models of detectron2 and torchvision give the same results with our RoIAlign in them."""
+
+import copy
+
+import pytest
+import torch
+import torchvision
+from builders import fake_batch
+from detectron2 import model_zoo
+from detectron2.layers import ROIAlign, ROIAlignRotated
+from detectron2.modeling import build_model
+from detectron2.structures import Boxes
+from detectron2.utils.events import EventStorage
+from torch import nn
+
+from mrcnn_plugin import RoIAlign, use_roi_align
+
+FEWER = (
+    *("MODEL.DEVICE", "cpu", "MODEL.RPN.POST_NMS_TOPK_TEST", 30, "TEST.DETECTIONS_PER_IMAGE", 10),
+    *("MODEL.RPN.POST_NMS_TOPK_TRAIN", 60, "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", 16),
+    *("MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.0, "MODEL.RESNETS.DEPTH", 50),
+)
+# name -> how many RoIAligns it has: four levels for boxes, for masks or keypoints, ...
+ZOO = {
+    "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.yaml": 8,
+    "Misc/cascade_mask_rcnn_R_50_FPN_1x.yaml": 8,
+    "COCO-Keypoints/keypoint_rcnn_R_50_FPN_1x.yaml": 8,
+    "COCO-PanopticSegmentation/panoptic_fpn_R_50_1x.yaml": 8,
+    "COCO-InstanceSegmentation/mask_rcnn_R_50_C4_1x.yaml": 1,
+    "COCO-Detection/retinanet_R_50_FPN_1x.yaml": 0,
+}
+
+
+def zoo_model(name):
+    cfg = model_zoo.get_config(name)
+    cfg.merge_from_list(list(FEWER))
+    model = build_model(cfg)
+    model.pixel_std.mul_(1e3)  # random FrozenBN does not normalise: keep features small
+    return model
+
+
+def detections(model, batch):
+    with torch.no_grad():
+        return [o.get_fields() for o in model.eval().inference(batch, do_postprocess=False)]
+
+
+@pytest.mark.parametrize("name", [n for n in ZOO if "panoptic" not in n and "retina" not in n])
+def test_detectron2_models_detect_the_same(name):
+    model, batch = zoo_model(name), fake_batch(num_classes=1)
+    before = detections(model, batch)
+    keys = list(model.state_dict())
+    done = use_roi_align(model)
+    assert len(done.replaced) == ZOO[name] and not done.left_alone
+    assert list(model.state_dict()) == keys
+    for theirs, ours in zip(before, detections(model, batch)):
+        assert len(theirs["scores"]) > 0 and set(theirs) == set(ours)
+        for field in theirs:
+            a, b = (
+                f[field].tensor if isinstance(f[field], Boxes) else f[field] for f in (theirs, ours)
+            )
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-3, msg=field)
+
+
+def pooled_and_gradient(model):
+    """The box pooler's output on random maps, and the gradient to them."""
+    pooler = model.roi_heads.box_pooler
+    generator = torch.Generator().manual_seed(0)
+    features = [
+        torch.randn(1, 256, s, s, generator=generator, requires_grad=True) for s in (64, 32, 16, 8)
+    ]
+    boxes = torch.rand(40, 4, generator=generator) * 100
+    boxes[:, 2:] += boxes[:, :2] + torch.logspace(0, 2.8, 40)[:, None]  # of every level
+    out = pooler(features, [Boxes(boxes)])
+    upstream = torch.randn(out.shape, generator=generator)
+    return [out, *torch.autograd.grad(out, features, upstream)]
+
+
+def test_panoptic_fpn_and_gradients_to_every_level():
+    model = zoo_model("COCO-PanopticSegmentation/panoptic_fpn_R_50_1x.yaml")
+    before = pooled_and_gradient(model)
+    assert len(use_roi_align(model).replaced) == 8
+    for theirs, ours in zip(before, pooled_and_gradient(model)):
+        assert theirs.any()
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+def test_training_losses_are_the_same():
+    model, batch = zoo_model("COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.yaml"), fake_batch()
+    losses = []
+    for replace in (False, True):
+        if replace:
+            use_roi_align(model)
+        torch.manual_seed(1)  # the same anchors and RoIs are sampled
+        with EventStorage(), torch.no_grad():
+            losses.append(model.train()(copy.deepcopy(batch)))
+    for name, theirs in losses[0].items():
+        torch.testing.assert_close(losses[1][name], theirs, rtol=1e-4, atol=1e-6, msg=name)
+
+
+def test_retinanet_has_nothing_to_replace():
+    assert use_roi_align(zoo_model("COCO-Detection/retinanet_R_50_FPN_1x.yaml")).replaced == []
+
+
+def test_torchvision_mask_rcnn():
+    model = torchvision.models.detection.maskrcnn_resnet50_fpn(
+        weights=None, weights_backbone=None, num_classes=4, min_size=128, max_size=160,
+        rpn_post_nms_top_n_test=30, box_score_thresh=0.0, box_detections_per_img=10,
+    ).eval()  # fmt: skip
+    images = [torch.rand(3, 96, 128), torch.rand(3, 120, 100)]
+    with torch.no_grad():
+        before = model(images)
+        done = use_roi_align(model)
+        after = model(images)
+    assert done.replaced == ["roi_heads.box_roi_pool", "roi_heads.mask_roi_pool"]
+    for theirs, ours in zip(before, after):
+        assert len(theirs["scores"]) > 0
+        for field in theirs:
+            torch.testing.assert_close(ours[field], theirs[field], rtol=1e-4, atol=1e-3, msg=field)
+
+
+def test_torchvision_multiscale_gradients():
+    theirs = torchvision.ops.MultiScaleRoIAlign(["a", "b"], (3, 4), 2)
+    ours = nn.Sequential(copy.deepcopy(theirs))
+    use_roi_align(ours)
+    boxes = [torch.rand(20, 4) * 100 for _ in range(2)]
+    for b in boxes:
+        b[:, 2:] += b[:, :2] + torch.logspace(0, 2.5, 20)[:, None]
+    results = []
+    for pooler in (theirs, ours[0]):
+        torch.manual_seed(2)
+        x = {
+            n: torch.randn(2, 5, s, s, requires_grad=True)
+            for n, s in (("a", 32), ("b", 16), ("c", 8))
+        }
+        out = pooler(x, boxes, [(256, 256), (250, 200)])
+        grads = torch.autograd.grad(out, [x["a"], x["b"]], torch.randn_like(out))
+        results.append([out, *grads])
+    for a, b in zip(*results):
+        assert a.any()
+        torch.testing.assert_close(b, a, rtol=1e-4, atol=1e-5)
+
+
+def test_undo_puts_the_originals_back():
+    model = nn.Sequential(ROIAlign(7, 0.25, 0), torchvision.ops.RoIAlign(3, 1.0, -1))
+    originals = list(model)
+    done = use_roi_align(model)
+    assert done.replaced == ["0", "1"] and all(isinstance(m, RoIAlign) for m in model)
+    done.undo()
+    assert list(model) == originals and done.replaced == []
+
+
+def test_other_poolers_are_left_alone_and_named():
+    model = nn.ModuleDict(
+        {"rotated": ROIAlignRotated((7, 7), 0.25, 2), "pool": torchvision.ops.RoIPool(7, 0.25)}
+    )
+    before = list(model.values())
+    done = use_roi_align(model)
+    assert done.left_alone == {"rotated": "ROIAlignRotated", "pool": "RoIPool"}
+    assert list(model.values()) == before and done.replaced == []
+
+
+def test_a_pooler_alone_cannot_be_replaced_in_place():
+    with pytest.raises(ValueError, match=r"itself a ROIAlign: use mrcnn_plugin.RoIAlign"):
+        use_roi_align(ROIAlign(7, 0.25, 0))
+
+
+def test_boxes_with_a_graph_or_in_half_precision_are_taken_as_detectron2_takes_them():
+    model = nn.Sequential(ROIAlign(3, 1.0, 2))
+    x = torch.randn(1, 2, 8, 8)
+    rois = torch.tensor([[0.0, 1.0, 1.0, 6.0, 5.0]])
+    expected = model[0](x, rois)
+    use_roi_align(model)
+    for boxes in (rois.clone().requires_grad_(), rois.half()):
+        torch.testing.assert_close(model[0](x, boxes), expected)
