@@ -13,4 +13,6 @@ STABLE_TORCH_LIBRARY(mrcnn_plugin, m) {
       "SymInt channels, SymInt height, SymInt width, SymInt pooled_height, SymInt pooled_width, "
       "float spatial_scale, int sampling_ratio, bool aligned, str mode, int bin_stride) "
       "-> Tensor");
+  // The instruction set that the CPU kernels use: baseline, avx2 or avx512.
+  m.def("cpu_isa() -> str");
 }

@@ -4,23 +4,17 @@
 
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
-#include <torch/headeronly/util/BFloat16.h>
-#include <torch/headeronly/util/Half.h>
 
 #include <string>
 #include <type_traits>
 
-#include "roi_align_geometry.h"
+#include "roi_align_kernels.h"
 
 namespace mrcnn_plugin {
 
 using torch::headeronly::MemoryFormat;
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
-
-/// Sums are float32, or float64 for float64 features.
-template <typename T>
-using accumulate_t = std::conditional_t<std::is_same_v<T, double>, double, float>;
 
 /// A 4-d tensor of any layout.
 template <typename T>
