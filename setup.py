@@ -76,9 +76,7 @@ def native_extension():
     # Error messages name their source file, relative to here.
     prefix = f"-ffile-prefix-map={Path(__file__).resolve().parent}/="
     flags = {"cxx": [*defines, "-O3", "-ffp-contract=off", "-fvisibility=hidden", "-g0", prefix]}
-    sources = [
-        str(path) for path in sorted(Path("csrc").glob("*.cpp"))
-    ]
+    sources = [str(path) for path in sorted(Path("csrc").glob("*.cpp"))]
     libraries, library_dirs = ["torch", "torch_cpu", "c10"], library_paths()
     if WITH_CUDA:
         sources.append("csrc/roi_align_cuda.cu")

@@ -255,6 +255,17 @@ void with_plan(const Rois& rois, int64_t batch, int64_t height, int64_t width,
   }
 }
 
+/// Fills the part of `result` that belongs to `rois`.
+void forward_any(const Tensor& features, const Rois& rois, const RoiAlignOptions& options,
+                 const ForwardResult& result) {
+  dispatch_maps(features, [&](auto zero) {
+    using scalar_t = decltype(zero);
+    with_plan<accumulate_t<scalar_t>>(
+        rois, features.size(0), features.size(2), features.size(3), options, Direction::kForward,
+        [&](const auto& plan) { forward<scalar_t>(features, plan, result); });
+  });
+}
+
 std::tuple<Tensor, Tensor> roi_align_cpu(const Tensor& features, const Tensor& rois,
                                          int64_t pooled_height, int64_t pooled_width,
                                          double spatial_scale, int64_t sampling_ratio, bool aligned,
@@ -266,13 +277,53 @@ std::tuple<Tensor, Tensor> roi_align_cpu(const Tensor& features, const Tensor& r
   const ForwardResult result = empty_result(features, boxes, options);
   advise_huge_pages(result.output);
   advise_huge_pages(result.argmax);
-  dispatch_maps(features, [&](auto zero) {
+  forward_any(features, {boxes}, options, result);
+  return {result.output, result.argmax};
+}
+
+std::tuple<Tensor, Tensor> roi_align_levels_cpu(std::vector<Tensor> features, const Tensor& rois,
+                                                const Tensor& levels, int64_t pooled_height,
+                                                int64_t pooled_width,
+                                                std::vector<double> spatial_scales,
+                                                int64_t sampling_ratio, bool aligned,
+                                                const std::string& mode, int64_t bin_stride) {
+  check_pyramid(features, spatial_scales);
+  const Tensor boxes = prepare_rois(rois, features[0]);
+  check_levels(levels, boxes);
+  const auto* level_of = static_cast<const int64_t*>(levels.const_data_ptr());
+  const auto count = static_cast<int64_t>(features.size());
+  for (int64_t r = 0; r < boxes.size(0); ++r) {
+    STD_TORCH_CHECK(level_of[r] >= 0 && level_of[r] < count, "roi_align_levels: the level of rois[",
+                    r, "] is ", level_of[r], "; expected 0 to ", count - 1);
+  }
+  const auto options_of = [&](double scale) {
+    return parse_options(pooled_height, pooled_width, scale, sampling_ratio, aligned, mode,
+                         bin_stride);
+  };
+  const ForwardResult result = empty_result(features[0], boxes, options_of(spatial_scales[0]));
+  advise_huge_pages(result.output);
+  advise_huge_pages(result.argmax);
+  for (int64_t level = 0; level < count; ++level) {
+    forward_any(features[level], {boxes, level_of, level}, options_of(spatial_scales[level]),
+                result);
+  }
+  return {result.output, result.argmax};
+}
+
+Tensor backward_any(const Tensor& grad_output, const Rois& rois, const Tensor& argmax,
+                    int64_t batch, int64_t channels, int64_t height, int64_t width,
+                    const RoiAlignOptions& options) {
+  check_backward(grad_output, rois.boxes, argmax, channels, options);
+  const Tensor grad_features =
+      empty_maps(grad_output, grad_output.scalar_type(), batch, channels, height, width);
+  advise_huge_pages(grad_features);
+  dispatch_maps(grad_output, [&](auto zero) {
     using scalar_t = decltype(zero);
     with_plan<accumulate_t<scalar_t>>(
-        {boxes}, features.size(0), features.size(2), features.size(3), options, Direction::kForward,
-        [&](const auto& plan) { forward<scalar_t>(features, plan, result); });
+        rois, batch, height, width, options, Direction::kBackward,
+        [&](auto& plan) { backward<scalar_t>(grad_output, argmax, plan, grad_features); });
   });
-  return {result.output, result.argmax};
+  return grad_features;
 }
 
 Tensor roi_align_backward_cpu(const Tensor& grad_output, const Tensor& rois, const Tensor& argmax,
@@ -284,17 +335,23 @@ Tensor roi_align_backward_cpu(const Tensor& grad_output, const Tensor& rois, con
                                                 sampling_ratio, aligned, mode, bin_stride);
   check_maps(grad_output, "grad_output");
   const Tensor boxes = prepare_rois(rois, grad_output);
-  check_backward(grad_output, boxes, argmax, channels, options);
-  const Tensor grad_features =
-      empty_maps(grad_output, grad_output.scalar_type(), batch, channels, height, width);
-  advise_huge_pages(grad_features);
-  dispatch_maps(grad_output, [&](auto zero) {
-    using scalar_t = decltype(zero);
-    with_plan<accumulate_t<scalar_t>>(
-        {boxes}, batch, height, width, options, Direction::kBackward,
-        [&](auto& plan) { backward<scalar_t>(grad_output, argmax, plan, grad_features); });
-  });
-  return grad_features;
+  return backward_any(grad_output, {boxes}, argmax, batch, channels, height, width, options);
+}
+
+Tensor roi_align_levels_backward_cpu(const Tensor& grad_output, const Tensor& rois,
+                                     const Tensor& levels, int64_t level, const Tensor& argmax,
+                                     int64_t batch, int64_t channels, int64_t height, int64_t width,
+                                     int64_t pooled_height, int64_t pooled_width,
+                                     double spatial_scale, int64_t sampling_ratio, bool aligned,
+                                     const std::string& mode, int64_t bin_stride) {
+  const RoiAlignOptions options = parse_options(pooled_height, pooled_width, spatial_scale,
+                                                sampling_ratio, aligned, mode, bin_stride);
+  check_maps(grad_output, "grad_output");
+  const Tensor boxes = prepare_rois(rois, grad_output);
+  check_levels(levels, boxes);
+  const auto* level_of = static_cast<const int64_t*>(levels.const_data_ptr());
+  return backward_any(grad_output, {boxes, level_of, level}, argmax, batch, channels, height, width,
+                      options);
 }
 
 }  // namespace
@@ -303,4 +360,6 @@ Tensor roi_align_backward_cpu(const Tensor& grad_output, const Tensor& rois, con
 STABLE_TORCH_LIBRARY_IMPL(mrcnn_plugin, CPU, m) {
   m.impl("roi_align", TORCH_BOX(&mrcnn_plugin::roi_align_cpu));
   m.impl("roi_align_backward", TORCH_BOX(&mrcnn_plugin::roi_align_backward_cpu));
+  m.impl("roi_align_levels", TORCH_BOX(&mrcnn_plugin::roi_align_levels_cpu));
+  m.impl("roi_align_levels_backward", TORCH_BOX(&mrcnn_plugin::roi_align_levels_backward_cpu));
 }

@@ -1,6 +1,6 @@
 // The kernels for one instruction set. A source file includes this once, with MRCNN_ISA the name of
-// the namespace, after everything that it or this file needs of other libraries, and after the
-// pragma that chooses the instruction set: what has been compiled for it must not leak out.
+// the namespace, MRCNN_TARGET the attribute that chooses the instruction set and
+// MRCNN_VECTOR_BYTES the size of its vectors.
 
 namespace mrcnn_plugin {
 namespace MRCNN_ISA {
