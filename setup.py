@@ -76,7 +76,7 @@ def native_extension():
     # Error messages name their source file, relative to here.
     prefix = f"-ffile-prefix-map={Path(__file__).resolve().parent}/="
     flags = {"cxx": [*defines, "-O3", "-ffp-contract=off", "-fvisibility=hidden", "-g0", prefix]}
-    sources = ["csrc/library.cpp", "csrc/roi_align_cpu.cpp"]
+    sources = [str(path) for path in sorted(Path("csrc").glob("*.cpp"))]
     libraries, library_dirs = ["torch", "torch_cpu", "c10"], library_paths()
     if WITH_CUDA:
         sources.append("csrc/roi_align_cuda.cu")
@@ -87,7 +87,7 @@ def native_extension():
     return Extension(
         "mrcnn_plugin._C",
         sources,
-        depends=["csrc/roi_align_arguments.h", "csrc/roi_align_geometry.h"],
+        depends=[str(path) for path in sorted(Path("csrc").glob("*.h"))],
         include_dirs=include_paths(device_type="cuda" if WITH_CUDA else "cpu"),
         library_dirs=library_dirs,
         libraries=libraries,

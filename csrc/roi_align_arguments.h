@@ -4,23 +4,18 @@
 
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
-#include <torch/headeronly/util/BFloat16.h>
-#include <torch/headeronly/util/Half.h>
 
 #include <string>
 #include <type_traits>
+#include <vector>
 
-#include "roi_align_geometry.h"
+#include "roi_align_kernels.h"
 
 namespace mrcnn_plugin {
 
 using torch::headeronly::MemoryFormat;
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
-
-/// Sums are float32, or float64 for float64 features.
-template <typename T>
-using accumulate_t = std::conditional_t<std::is_same_v<T, double>, double, float>;
 
 /// A 4-d tensor of any layout.
 template <typename T>
@@ -86,6 +81,27 @@ inline Tensor prepare_rois(const Tensor& rois, const Tensor& maps) {
                   "roi_align: rois and features are on different devices");
   const bool widen = maps.scalar_type() == ScalarType::Double && type == ScalarType::Float;
   return torch::stable::contiguous(widen ? torch::stable::to(rois, ScalarType::Double) : rois);
+}
+
+inline void check_levels(const Tensor& levels, const Tensor& rois) {
+  STD_TORCH_CHECK(levels.dim() == 1 && levels.size(0) == rois.size(0) &&
+                      levels.scalar_type() == ScalarType::Long &&
+                      levels.device() == rois.device() && levels.is_contiguous(),
+                  "roi_align_levels: levels must be (R), int64, contiguous, on the device of rois");
+}
+
+/// The maps of a pyramid differ in height and width alone.
+inline void check_pyramid(const std::vector<Tensor>& features, const std::vector<double>& scales) {
+  STD_TORCH_CHECK(!features.empty() && features.size() == scales.size(),
+                  "roi_align_levels: needs one spatial_scale for each of one or more maps, got ",
+                  scales.size(), " for ", features.size());
+  for (const Tensor& maps : features) {
+    check_maps(maps, "features");
+    STD_TORCH_CHECK(maps.size(0) == features[0].size(0) && maps.size(1) == features[0].size(1) &&
+                        maps.scalar_type() == features[0].scalar_type() &&
+                        maps.device() == features[0].device(),
+                    "roi_align_levels: all maps must have the same N, C, dtype and device");
+  }
 }
 
 /// Channels-last when `t` is that and not also contiguous, as torch's own operators decide.

@@ -1,410 +1,269 @@
 // RoIAlign on the CPU.
 //
-// Channels are taken kLanes at a time: a slab of kLanes channels of one image is repacked so that
-// they are the innermost dimension, and every loop below runs over them. The two axes are separate
-// (see roi_align_geometry.h): a bin row first gathers its rows of the map into one, then each bin
-// its columns. A thread owns its slabs, in the backward too, so there are no atomics and the result
-// does not depend on the number of threads.
+// A slab of channels of one image is repacked so that they are the innermost dimension, small
+// enough for the L2 cache; then every RoI of the image is computed from it with vectors of
+// channels. The two axes are separate (see roi_align_geometry.h): a bin row first gathers its rows
+// of the map into one, then each bin its columns; the backward is the same with the two lists of
+// weights transposed. A thread owns its slabs, in the backward too, so there are no atomics and the
+// result does not depend on the number of threads.
 #include <torch/csrc/stable/library.h>
 
 #include <algorithm>
 #include <tuple>
 #include <vector>
 
-#include "roi_align_arguments.h"
+#include "cpu_isa.h"
+#include "roi_align_plan.h"
+#include "roi_align_threads.h"
 
 namespace mrcnn_plugin {
 namespace {
 
-constexpr int64_t kLanes = 32;
-
-// ---- The plan: every RoI's bins as lists of what they read, the same for all channels -----------
-
-/// A pixel's share of the average over a bin.
-template <typename acc_t>
-struct Weight {
-  int64_t pixel;
-  acc_t weight;
-};
-
-/// A sample of a bin, for the maximum.
-template <typename acc_t>
-struct Sample {
-  int64_t index, lo, hi;
-  acc_t w_lo, w_hi;
-};
-
 template <typename Entry>
-struct Span {
-  const Entry *first, *last;
-  const Entry* begin() const { return first; }
-  const Entry* end() const { return last; }
+constexpr bool is_max = false;
+template <typename acc_t>
+constexpr bool is_max<Sample<acc_t>> = true;
+
+template <typename T>
+Kernels<T> kernels_for(bool narrow) {
+  switch (cpu_isa()) {
+#ifdef MRCNN_MULTIPLE_ISAS
+    case Isa::kAvx512:
+      return avx512::kernels<T>(narrow);
+    case Isa::kAvx2:
+      return avx2::kernels<T>(narrow);
+#endif
+    default:
+      return baseline::kernels<T>(narrow);
+  }
+}
+
+/// What a thread works in.
+template <typename T, typename acc_t = accumulate_t<T>>
+struct Workspace {
+  Buffer<acc_t> slab, bins, scratch;
+  Buffer<index_t<acc_t>> argmax;
+
+  template <typename Entry>
+  Workspace(const Plan<Entry>& plan, const Kernels<T>& kernels, int64_t slab_pixels,
+            int64_t out_bins, int64_t out_width)
+      : slab(slab_pixels * kernels.lanes),
+        bins(out_bins * kernels.lanes),
+        scratch(kernels.lanes *
+                std::max(out_bins, kScratchRows * (1 + std::max(plan.widest(), out_width)))),
+        argmax(is_max<Entry> ? out_bins * kernels.lanes : 0) {}
 };
 
-template <typename Entry>
-struct AxisPlan {
-  std::vector<Entry> entries;
-  std::vector<size_t> starts{0};  // entries of kept bin k: [starts[k], starts[k + 1])
-  std::vector<char> cut;          // whether a sample of bin k is off the map (Sample entries only)
-  int64_t begin = 0, end = 0;     // pixels read by any bin
+/// Where a RoI's part of a slab of its image's window begins, as a grid.
+template <typename acc_t, typename Entry>
+Grid<acc_t> reach(acc_t* slab, const Window& window, const RoiPlan<Entry>& roi, int64_t lanes) {
+  const int64_t pixel = (roi.y.begin - window.y) * window.width + roi.x.begin - window.x;
+  return {slab + pixel * lanes, window.width * lanes, roi.x.extent()};
+}
 
-  int64_t bins() const { return static_cast<int64_t>(starts.size()) - 1; }
-  Span<Entry> operator[](int64_t bin) const {
-    return {entries.data() + starts[bin], entries.data() + starts[bin + 1]};
-  }
-  void touch(int64_t lo, int64_t hi) {
-    begin = begin == end ? lo : std::min(begin, lo);
-    end = std::max(end, hi + 1);
+/// Channels [channel, channel + lanes) of element n of a tensor, or of a window of it.
+template <typename T>
+Plane<T> plane(const View<T>& maps, int64_t n, const Slab& slab, const Window& window,
+               bool streamed = false) {
+  return {&maps(n, slab.channel, window.y, window.x),
+          slab.lanes,
+          window.height,
+          window.width,
+          maps.stride[1],
+          maps.stride[2],
+          maps.stride[3],
+          streamed};
+}
+
+// ---- Forward -----------------------------------------------------------------------------------
+
+template <typename T>
+struct Forward {
+  using acc_t = accumulate_t<T>;
+  const Kernels<T>& kernels;
+  View<T> output;
+  View<int32_t> argmax;
+  Window bins;  // the whole of a RoI's output
+  bool streamed;
+
+  /// One of `parts` parts of the RoIs of an image, from the packed slab of its window.
+  template <typename Entry>
+  void operator()(const Plan<Entry>& plan, const ImagePlan& image, int64_t part, int64_t parts,
+                  const Slab& slab, const acc_t* packed, Workspace<T>& space) const {
+    const int64_t count = image.rois.size();
+    for (int64_t i = count * part / parts; i < count * (part + 1) / parts; ++i) {
+      const int64_t r = image.rois[i];
+      const RoiPlan<Entry>& roi = plan.rois[r];
+      const Grid<const acc_t> in = reach(packed, image.window, roi, kernels.lanes);
+      if constexpr (is_max<Entry>) {
+        kernels.maximum(view(roi.y), view(roi.x), in, space.scratch.data(), space.bins.data(),
+                        space.argmax.data());
+        kernels.unpack_argmax(space.argmax.data(), plane(argmax, r, slab, bins, streamed),
+                              reinterpret_cast<int32_t*>(space.scratch.data()));
+      } else {
+        kernels.average(view(roi.y), view(roi.x), in, space.scratch.data(),
+                        {space.bins.data(), bins.width * kernels.lanes, bins.width}, false);
+      }
+      kernels.unpack(space.bins.data(), plane(output, r, slab, bins, streamed),
+                     space.scratch.data());
+    }
   }
 };
-
-template <typename Entry>
-struct RoiPlan {
-  AxisPlan<Entry> y, x;
-};
-
-/// Adds to the pixel's entry of this bin; runs meet at pixels, so it is among the last three. A
-/// pixel of weight zero is not read at all, so what it holds (NaN, infinity) cannot leak into the
-/// bin.
-template <typename acc_t>
-void add(AxisPlan<Weight<acc_t>>& plan, int64_t pixel, acc_t weight) {
-  if (weight == 0) return;
-  plan.touch(pixel, pixel);
-  const size_t size = plan.entries.size(), bin_start = plan.starts.back();
-  for (size_t i = size; i > bin_start && i + 3 > size; --i) {
-    if (plan.entries[i - 1].pixel != pixel) continue;
-    plan.entries[i - 1].weight += weight;
-    return;
-  }
-  plan.entries.push_back({pixel, weight});
-}
-
-template <typename acc_t, typename coord_t>
-void append_bin(AxisPlan<Weight<acc_t>>& plan, const Axis<coord_t>& axis, int64_t bin) {
-  for (int64_t sample = 0; sample < axis.samples;) {
-    const Run<coord_t> run = run_from(axis, bin, sample);
-    const Tap<coord_t> mean = mean_tap(axis, run);
-    add(plan, mean.lo, static_cast<acc_t>(mean.w_lo));
-    add(plan, mean.hi, static_cast<acc_t>(mean.w_hi));
-    sample = run.end;
-  }
-}
-
-template <typename acc_t, typename coord_t>
-void append_bin(AxisPlan<Sample<acc_t>>& plan, const Axis<coord_t>& axis, int64_t bin) {
-  bool cut = false;
-  for (ExtremeSamples<coord_t> sample(axis, bin); !sample.done(); sample.advance()) {
-    const Tap<coord_t>& tap = sample.tap();
-    cut |= !tap.valid;
-    if (!tap.valid) continue;
-    plan.touch(tap.lo, tap.hi);
-    plan.entries.push_back({sample.index(), tap.lo, tap.hi, static_cast<acc_t>(tap.w_lo),
-                            static_cast<acc_t>(tap.w_hi)});
-  }
-  plan.cut.push_back(cut);
-}
-
-template <typename Entry, typename coord_t>
-AxisPlan<Entry> plan_axis(const Axis<coord_t>& axis, int64_t pooled, int64_t bin_stride) {
-  AxisPlan<Entry> plan;
-  for (int64_t bin = 0, kept = kept_bins(pooled, bin_stride); kept > 0; --kept, bin += bin_stride) {
-    append_bin(plan, axis, bin);
-    plan.starts.push_back(plan.entries.size());
-  }
-  return plan;
-}
-
-template <typename Entry>
-struct Plan {
-  std::vector<RoiPlan<Entry>> rois;
-  std::vector<std::vector<int64_t>> of_image;  // RoIs in their order
-
-  int64_t rois_per_image() const { return rois.size() / std::max<size_t>(of_image.size(), 1); }
-};
-
-template <typename Entry, typename coord_t>
-Plan<Entry> plan_rois(const Tensor& rois, int64_t batch, int64_t height, int64_t width,
-                      const RoiAlignOptions& options) {
-  const auto* boxes = static_cast<const coord_t*>(rois.const_data_ptr());
-  const int64_t count = rois.size(0);
-  Plan<Entry> plan{std::vector<RoiPlan<Entry>>(count), std::vector<std::vector<int64_t>>(batch)};
-  for (int64_t r = 0; r < count; ++r) {
-    const int64_t image = image_of(boxes[5 * r], batch);
-    STD_TORCH_CHECK(image >= 0, "roi_align: the batch index of rois[", r, "] is ", boxes[5 * r],
-                    "; expected an integer from 0 to N - 1 for features of N = ", batch, " images");
-    plan.of_image[image].push_back(r);
-  }
-  torch::stable::parallel_for(0, count, 64, [&](int64_t begin, int64_t end) {
-    for (int64_t r = begin; r < end; ++r) {
-      const coord_t* box = boxes + 5 * r + 1;
-      const auto y = make_axis(box[1], box[3], options.pooled_height, height, options);
-      const auto x = make_axis(box[0], box[2], options.pooled_width, width, options);
-      plan.rois[r] = {plan_axis<Entry>(y, options.pooled_height, options.bin_stride),
-                      plan_axis<Entry>(x, options.pooled_width, options.bin_stride)};
-    }
-  });
-  return plan;
-}
-
-template <typename Entry>
-Plan<Entry> make_plan(const Tensor& rois, int64_t batch, int64_t height, int64_t width,
-                      const RoiAlignOptions& options) {
-  return rois.scalar_type() == ScalarType::Double
-             ? plan_rois<Entry, double>(rois, batch, height, width, options)
-             : plan_rois<Entry, float>(rois, batch, height, width, options);
-}
-
-// ---- Slabs: (y, x, lane) copies of kLanes channels --------------------------------------------
-
-/// Channels [channel, channel + lanes) of one image or RoI.
-struct Slice {
-  int64_t n, channel, lanes, height, width;
-};
-
-/// Calls copy(slab element, map element) for all of `slice`, in tiles that stay in the L1 cache:
-/// neighbours are kLanes elements apart in the one, usually a whole channel apart in the other.
-template <typename Copy>
-void for_each_element(const Slice& slice, const Copy& copy) {
-  constexpr int64_t kTile = 16;
-  for (int64_t y = 0; y < slice.height; ++y) {
-    for (int64_t tile = 0; tile < slice.width; tile += kTile) {
-      const int64_t tile_end = std::min(tile + kTile, slice.width);
-      for (int64_t lane = 0; lane < slice.lanes; ++lane) {
-        for (int64_t x = tile; x < tile_end; ++x) {
-          copy((y * slice.width + x) * kLanes + lane, lane + slice.channel, y, x);
-        }
-      }
-    }
-  }
-}
-
-template <typename T, typename acc_t>
-void pack(const View<const T>& from, const Slice& slice, acc_t* slab) {
-  for_each_element(slice, [&](int64_t i, int64_t c, int64_t y, int64_t x) {
-    slab[i] = static_cast<acc_t>(from(slice.n, c, y, x));
-  });
-}
-
-template <typename T, typename acc_t>
-void unpack(const acc_t* slab, const Slice& slice, const View<T>& to) {
-  for_each_element(slice, [&](int64_t i, int64_t c, int64_t y, int64_t x) {
-    to(slice.n, c, y, x) = static_cast<T>(slab[i]);
-  });
-}
-
-/// Calls work(image, first channel, number of channels) for every slab, in parallel if that pays:
-/// `cost` is about the number of elements of a slab that the work reads or writes.
-template <typename Work>
-void for_each_slab(int64_t batch, int64_t channels, int64_t cost, const Work& work) {
-  constexpr int64_t kSmall = int64_t{1} << 17;  // well below a millisecond
-  const int64_t slabs = (channels + kLanes - 1) / kLanes;
-  const int64_t grain = 1 + kSmall / (1 + cost * kLanes);
-  torch::stable::parallel_for(0, batch * slabs, grain, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      const int64_t channel = i % slabs * kLanes;
-      work(i / slabs, channel, std::min(kLanes, channels - channel));
-    }
-  });
-}
-
-// ---- One RoI on one slab -----------------------------------------------------------------------
-
-template <typename acc_t>
-void add_scaled(acc_t* __restrict to, const acc_t* __restrict from, acc_t scale, int64_t count) {
-  for (int64_t i = 0; i < count; ++i) to[i] += scale * from[i];
-}
-
-/// out (bins, lane) = A_y map A_x^T. `row` holds one row of the map.
-template <typename acc_t>
-void average(const RoiPlan<Weight<acc_t>>& roi, const acc_t* map, int64_t width, acc_t* row,
-             acc_t* out) {
-  const int64_t begin = roi.x.begin * kLanes, count = roi.x.end * kLanes - begin;
-  for (int64_t p = 0; p < roi.y.bins(); ++p) {
-    std::fill_n(row + begin, count, acc_t{0});
-    for (const auto& tap : roi.y[p]) {
-      add_scaled(row + begin, map + tap.pixel * width * kLanes + begin, tap.weight, count);
-    }
-    for (int64_t q = 0; q < roi.x.bins(); ++q, out += kLanes) {
-      std::fill_n(out, kLanes, acc_t{0});
-      for (const auto& tap : roi.x[q]) {
-        add_scaled(out, row + tap.pixel * kLanes, tap.weight, kLanes);
-      }
-    }
-  }
-}
-
-/// grad_map += A_y^T grad_out A_x, the transpose of `average`.
-template <typename acc_t>
-void average_backward(const RoiPlan<Weight<acc_t>>& roi, const acc_t* grad_out, int64_t width,
-                      acc_t* row, acc_t* grad_map) {
-  const int64_t begin = roi.x.begin * kLanes, count = roi.x.end * kLanes - begin;
-  for (int64_t p = 0; p < roi.y.bins(); ++p) {
-    std::fill_n(row + begin, count, acc_t{0});
-    for (int64_t q = 0; q < roi.x.bins(); ++q, grad_out += kLanes) {
-      for (const auto& tap : roi.x[q]) {
-        add_scaled(row + tap.pixel * kLanes, grad_out, tap.weight, kLanes);
-      }
-    }
-    for (const auto& tap : roi.y[p]) {
-      add_scaled(grad_map + tap.pixel * width * kLanes + begin, row + begin, tap.weight, count);
-    }
-  }
-}
-
-/// to = the linear interpolation between two rows or columns of slab elements. A neighbour of
-/// weight zero is not read.
-template <typename acc_t>
-void interpolate(const Sample<acc_t>& sample, const acc_t* lo, const acc_t* hi,
-                 acc_t* __restrict to, int64_t count) {
-  if (sample.w_hi == 0) {
-    std::copy_n(lo, count, to);
-  } else {
-    for (int64_t i = 0; i < count; ++i) to[i] = sample.w_lo * lo[i] + sample.w_hi * hi[i];
-  }
-}
-
-/// Keeps the greater of `best` and `value`; the earlier of equals; a NaN over any number.
-template <typename acc_t>
-void keep_greater(const acc_t* __restrict value, int32_t index, acc_t* __restrict best,
-                  int32_t* __restrict argmax) {
-  for (int64_t i = 0; i < kLanes; ++i) {
-    const bool greater = !(value[i] <= best[i]) & (best[i] == best[i]);
-    const bool take = (argmax[i] < 0) | greater;
-    best[i] = take ? value[i] : best[i];
-    argmax[i] = take ? index : argmax[i];
-  }
-}
-
-/// One row of bins of the maximum. Only samples on the map have an index; those off it count as
-/// zero, which wins when all others are negative (index -1: no gradient).
-template <typename acc_t>
-void maximum_row(const RoiPlan<Sample<acc_t>>& roi, int64_t p, const acc_t* map, int64_t width,
-                 acc_t* row, acc_t* best, int32_t* argmax) {
-  const int64_t bins = roi.x.bins(), begin = roi.x.begin * kLanes;
-  std::fill_n(best, bins * kLanes, acc_t{0});
-  std::fill_n(argmax, bins * kLanes, -1);
-  for (const auto& sy : roi.y[p]) {
-    const acc_t *lo = map + sy.lo * width * kLanes, *hi = map + sy.hi * width * kLanes;
-    interpolate(sy, lo + begin, hi + begin, row + begin, roi.x.end * kLanes - begin);
-    for (int64_t q = 0; q < bins; ++q) {
-      for (const auto& sx : roi.x[q]) {
-        acc_t value[kLanes];
-        interpolate(sx, row + sx.lo * kLanes, row + sx.hi * kLanes, value, kLanes);
-        const auto index = static_cast<int32_t>(sy.index << kArgmaxBits | sx.index);
-        keep_greater(value, index, best + q * kLanes, argmax + q * kLanes);
-      }
-    }
-  }
-  for (int64_t q = 0; q < bins; ++q) {
-    if (!roi.y.cut[p] && !roi.x.cut[q]) continue;
-    for (int64_t i = q * kLanes; i < (q + 1) * kLanes; ++i) {
-      if (best[i] < 0) best[i] = 0, argmax[i] = -1;
-    }
-  }
-}
-
-template <typename acc_t>
-const Sample<acc_t>* find_sample(const Span<Sample<acc_t>>& samples, int64_t index) {
-  for (const auto& sample : samples) {
-    if (sample.index == index) return &sample;
-  }
-  return nullptr;
-}
-
-template <typename acc_t>
-void maximum_backward(const RoiPlan<Sample<acc_t>>& roi, const acc_t* grad_out,
-                      const int32_t* argmax, int64_t width, acc_t* grad_map) {
-  for (int64_t p = 0; p < roi.y.bins(); ++p) {
-    for (int64_t q = 0; q < roi.x.bins(); ++q, grad_out += kLanes, argmax += kLanes) {
-      for (int64_t lane = 0; lane < kLanes; ++lane) {
-        if (argmax[lane] < 0) continue;
-        const auto* sy = find_sample(roi.y[p], argmax[lane] >> kArgmaxBits);
-        const auto* sx = find_sample(roi.x[q], argmax[lane] & kMostSamplesMax);
-        if (sy == nullptr || sx == nullptr) continue;
-        const auto pixel = [&](int64_t y, int64_t x) -> acc_t& {
-          return grad_map[(y * width + x) * kLanes + lane];
-        };
-        pixel(sy->lo, sx->lo) += sy->w_lo * sx->w_lo * grad_out[lane];
-        pixel(sy->lo, sx->hi) += sy->w_lo * sx->w_hi * grad_out[lane];
-        pixel(sy->hi, sx->lo) += sy->w_hi * sx->w_lo * grad_out[lane];
-        pixel(sy->hi, sx->hi) += sy->w_hi * sx->w_hi * grad_out[lane];
-      }
-    }
-  }
-}
-
-// ---- All RoIs on all slabs ---------------------------------------------------------------------
 
 template <typename T, typename Entry>
 void forward(const Tensor& features, const Plan<Entry>& plan, const ForwardResult& result) {
   using acc_t = accumulate_t<T>;
-  constexpr bool kMax = std::is_same_v<Entry, Sample<acc_t>>;
-  const int64_t height = features.size(2), width = features.size(3);
   const int64_t out_height = result.output.size(2), out_width = result.output.size(3);
+  const int64_t out_bins = out_height * out_width, area = plan.largest_window();
+  const SlabLoop loop(features.size(0), features.size(1));
+  const Kernels<T> kernels = kernels_for<T>(loop.narrow);
+  const Forward<T> compute{kernels,
+                           mutable_view<T>(result.output),
+                           is_max<Entry> ? mutable_view<int32_t>(result.argmax) : View<int32_t>{},
+                           {0, 0, out_height, out_width},
+                           is_large(result.output)};
   const auto maps = const_view<T>(features);
-  const auto output = mutable_view<T>(result.output);
-  const int64_t cost = height * width + plan.rois_per_image() * out_height * out_width;
-  for_each_slab(
-      features.size(0), features.size(1), cost, [&](int64_t n, int64_t channel, int64_t lanes) {
-        if (plan.of_image[n].empty()) return;
-        std::vector<acc_t> map(height * width * kLanes), row(width * kLanes);
-        std::vector<acc_t> out(out_height * out_width * kLanes);
-        std::vector<int32_t> argmax(kMax ? out.size() : 0);
-        pack(maps, {n, channel, lanes, height, width}, map.data());
-        for (const int64_t r : plan.of_image[n]) {
-          const Slice slice{r, channel, lanes, out_height, out_width};
-          if constexpr (kMax) {
-            for (int64_t p = 0, i = 0; p < out_height; ++p, i += out_width * kLanes) {
-              maximum_row(plan.rois[r], p, map.data(), width, row.data(), &out[i], &argmax[i]);
-            }
-            unpack(argmax.data(), slice, mutable_view<int32_t>(result.argmax));
-          } else {
-            average(plan.rois[r], map.data(), width, row.data(), out.data());
-          }
-          unpack(out.data(), slice, output);
-        }
+  const auto pack = [&](const Slab& slab, acc_t* to) {
+    const Window& window = plan.images[slab.image].window;
+    if (window.height > 0) kernels.pack(plane(maps, slab.image, slab, window), to);
+  };
+  const auto space = [&](int64_t slab_pixels) {
+    return Workspace<T>(plan, kernels, slab_pixels, out_bins, out_width);
+  };
+  const int64_t parts = loop.parts(), bins = plan.rois_per_image() * out_bins;
+  if (parts == 1) {  // every thread repacks its own slabs, which are then in its cache
+    loop.run(
+        1, area + bins, [&] { return space(area); },
+        [&](const Slab& slab, int64_t, Workspace<T>& space) {
+          pack(slab, space.slab.data());
+          compute(plan, plan.images[slab.image], 0, 1, slab, space.slab.data(), space);
+        });
+    return;
+  }
+  // More threads than slabs: they share the slabs, all repacked first, and divide the RoIs.
+  Buffer<acc_t> shared(loop.slabs * area * loop.lanes);
+  const auto packed = [&](const Slab& slab) {
+    return shared.data() + slab.index * area * loop.lanes;
+  };
+  loop.run(
+      1, area, [] { return 0; }, [&](const Slab& slab, int64_t, int) { pack(slab, packed(slab)); });
+  loop.run(
+      parts, bins / parts, [&] { return space(0); },
+      [&](const Slab& slab, int64_t part, Workspace<T>& space) {
+        compute(plan, plan.images[slab.image], part, parts, slab, packed(slab), space);
       });
 }
 
-template <typename T, typename Entry>
-void backward(const Tensor& grad_output, const Tensor& argmax, const Plan<Entry>& plan,
-              const Tensor& grad_features) {
+// ---- Backward ----------------------------------------------------------------------------------
+
+/// Zeros where the window does not reach. `maps` is contiguous, or the window is the whole map.
+template <typename T>
+void zero_around(const Plane<T>& maps, const Window& window) {
+  const int64_t area = maps.height * maps.width;
+  if (window.height * window.width == area) return;
+  const bool whole_rows = window.width == maps.width;
+  const int64_t begin = whole_rows ? window.y * maps.width : area;
+  const int64_t end = whole_rows ? begin + window.height * maps.width : area;
+  for (int64_t lane = 0; lane < maps.lanes; ++lane) {
+    T* map = maps.data + lane * area;
+    std::fill(map, map + begin, T(0));
+    std::fill(map + end, map + area, T(0));
+  }
+}
+
+template <typename T>
+struct Backward {
   using acc_t = accumulate_t<T>;
-  constexpr bool kMax = std::is_same_v<Entry, Sample<acc_t>>;
-  const int64_t height = grad_features.size(2), width = grad_features.size(3);
-  const int64_t out_height = grad_output.size(2), out_width = grad_output.size(3);
-  const int64_t batch = grad_features.size(0), channels = grad_features.size(1);
-  const auto grad = const_view<T>(grad_output);
-  const int64_t cost = height * width + plan.rois_per_image() * out_height * out_width;
-  for_each_slab(batch, channels, cost, [&](int64_t n, int64_t channel, int64_t lanes) {
-    std::vector<acc_t> map(height * width * kLanes), row(width * kLanes);
-    std::vector<acc_t> out(out_height * out_width * kLanes);
-    std::vector<int32_t> winners(kMax ? out.size() : 0, -1);
-    for (const int64_t r : plan.of_image[n]) {
-      const Slice slice{r, channel, lanes, out_height, out_width};
-      pack(grad, slice, out.data());
-      if constexpr (kMax) {
-        pack(const_view<int32_t>(argmax), slice, winners.data());
-        maximum_backward(plan.rois[r], out.data(), winners.data(), width, map.data());
+  const Kernels<T>& kernels;
+  View<const T> grad_output;
+  View<const int32_t> argmax;
+  View<T> grad_features;
+  Window bins, map;
+
+  /// Reads ahead what the next RoI needs: it begins far from where the last one ended.
+  void prefetch(const Plane<const T>& grad) const {
+    if (grad.channel_stride != bins.height * bins.width || grad.column_stride != 1) return;
+    const auto* begin = reinterpret_cast<const char*>(grad.data);
+    const auto* end = reinterpret_cast<const char*>(grad.data + grad.lanes * grad.channel_stride);
+    for (; begin < end; begin += 64) __builtin_prefetch(begin, 0, 2);
+  }
+
+  template <typename Entry>
+  void operator()(const Plan<Entry>& plan, const Slab& slab, Workspace<T>& space) const {
+    const ImagePlan& image = plan.images[slab.image];
+    const Window& window = image.window;
+    std::fill_n(space.slab.data(), window.height * window.width * kernels.lanes, acc_t{0});
+    for (size_t i = 0; i < image.rois.size(); ++i) {
+      const int64_t r = image.rois[i];
+      const RoiPlan<Entry>& roi = plan.rois[r];
+      if (i + 1 < image.rois.size()) prefetch(plane(grad_output, image.rois[i + 1], slab, bins));
+      if (roi.empty()) continue;
+      kernels.pack(plane(grad_output, r, slab, bins), space.bins.data());
+      const auto to = reach(space.slab.data(), window, roi, kernels.lanes);
+      if constexpr (is_max<Entry>) {
+        kernels.pack_argmax(plane(argmax, r, slab, bins), space.argmax.data());
+        kernels.maximum_backward(view(roi.y), view(roi.x), space.bins.data(), space.argmax.data(),
+                                 space.scratch.data(), to);
       } else {
-        average_backward(plan.rois[r], out.data(), width, row.data(), map.data());
+        kernels.average(view(roi.y), view(roi.x),
+                        {space.bins.data(), bins.width * kernels.lanes, bins.width},
+                        space.scratch.data(), to, true);
       }
     }
-    unpack(map.data(), {n, channel, lanes, height, width}, mutable_view<T>(grad_features));
-  });
+    zero_around(plane(grad_features, slab.image, slab, map), window);
+    if (window.height == 0) return;
+    kernels.unpack(space.slab.data(), plane(grad_features, slab.image, slab, window),
+                   space.scratch.data());
+  }
+};
+
+template <typename T, typename Entry>
+void backward(const Tensor& grad_output, const Tensor& argmax, Plan<Entry>& plan,
+              const Tensor& grad_features) {
+  const Window map{0, 0, grad_features.size(2), grad_features.size(3)};
+  const Window bins{0, 0, grad_output.size(2), grad_output.size(3)};
+  if (!grad_features.is_contiguous()) {
+    for (auto& image : plan.images) image.window = map;
+  }
+  const SlabLoop loop(grad_features.size(0), grad_features.size(1));
+  const Kernels<T> kernels = kernels_for<T>(loop.narrow);
+  const Backward<T> compute{kernels,
+                            const_view<T>(grad_output),
+                            is_max<Entry> ? const_view<int32_t>(argmax) : View<const int32_t>{},
+                            mutable_view<T>(grad_features),
+                            bins,
+                            map};
+  const int64_t area = plan.largest_window(), out_bins = bins.height * bins.width;
+  loop.run(
+      1, map.height * map.width + plan.rois_per_image() * out_bins,
+      [&] { return Workspace<T>(plan, kernels, area, out_bins, bins.width); },
+      [&](const Slab& slab, int64_t, Workspace<T>& space) { compute(plan, slab, space); });
 }
 
 // ---- The ops -----------------------------------------------------------------------------------
 
 /// Calls use(plan) with the plan of the mode in `options`.
 template <typename acc_t, typename Use>
-void with_plan(const Tensor& rois, int64_t batch, int64_t height, int64_t width,
-               const RoiAlignOptions& options, const Use& use) {
+void with_plan(const Rois& rois, int64_t batch, int64_t height, int64_t width,
+               const RoiAlignOptions& options, Direction direction, const Use& use) {
   if (options.max) {
-    use(make_plan<Sample<acc_t>>(rois, batch, height, width, options));
+    auto plan = make_plan<Sample<acc_t>>(rois, batch, height, width, options, direction);
+    use(plan);
   } else {
-    use(make_plan<Weight<acc_t>>(rois, batch, height, width, options));
+    auto plan = make_plan<Term<acc_t>>(rois, batch, height, width, options, direction);
+    use(plan);
   }
+}
+
+/// Fills the part of `result` that belongs to `rois`.
+void forward_any(const Tensor& features, const Rois& rois, const RoiAlignOptions& options,
+                 const ForwardResult& result) {
+  dispatch_maps(features, [&](auto zero) {
+    using scalar_t = decltype(zero);
+    with_plan<accumulate_t<scalar_t>>(
+        rois, features.size(0), features.size(2), features.size(3), options, Direction::kForward,
+        [&](const auto& plan) { forward<scalar_t>(features, plan, result); });
+  });
 }
 
 std::tuple<Tensor, Tensor> roi_align_cpu(const Tensor& features, const Tensor& rois,
@@ -416,13 +275,55 @@ std::tuple<Tensor, Tensor> roi_align_cpu(const Tensor& features, const Tensor& r
   check_maps(features, "features");
   const Tensor boxes = prepare_rois(rois, features);
   const ForwardResult result = empty_result(features, boxes, options);
-  dispatch_maps(features, [&](auto zero) {
+  advise_huge_pages(result.output);
+  advise_huge_pages(result.argmax);
+  forward_any(features, {boxes}, options, result);
+  return {result.output, result.argmax};
+}
+
+std::tuple<Tensor, Tensor> roi_align_levels_cpu(std::vector<Tensor> features, const Tensor& rois,
+                                                const Tensor& levels, int64_t pooled_height,
+                                                int64_t pooled_width,
+                                                std::vector<double> spatial_scales,
+                                                int64_t sampling_ratio, bool aligned,
+                                                const std::string& mode, int64_t bin_stride) {
+  check_pyramid(features, spatial_scales);
+  const Tensor boxes = prepare_rois(rois, features[0]);
+  check_levels(levels, boxes);
+  const auto* level_of = static_cast<const int64_t*>(levels.const_data_ptr());
+  const auto count = static_cast<int64_t>(features.size());
+  for (int64_t r = 0; r < boxes.size(0); ++r) {
+    STD_TORCH_CHECK(level_of[r] >= 0 && level_of[r] < count, "roi_align_levels: the level of rois[",
+                    r, "] is ", level_of[r], "; expected 0 to ", count - 1);
+  }
+  const auto options_of = [&](double scale) {
+    return parse_options(pooled_height, pooled_width, scale, sampling_ratio, aligned, mode,
+                         bin_stride);
+  };
+  const ForwardResult result = empty_result(features[0], boxes, options_of(spatial_scales[0]));
+  advise_huge_pages(result.output);
+  advise_huge_pages(result.argmax);
+  for (int64_t level = 0; level < count; ++level) {
+    forward_any(features[level], {boxes, level_of, level}, options_of(spatial_scales[level]),
+                result);
+  }
+  return {result.output, result.argmax};
+}
+
+Tensor backward_any(const Tensor& grad_output, const Rois& rois, const Tensor& argmax,
+                    int64_t batch, int64_t channels, int64_t height, int64_t width,
+                    const RoiAlignOptions& options) {
+  check_backward(grad_output, rois.boxes, argmax, channels, options);
+  const Tensor grad_features =
+      empty_maps(grad_output, grad_output.scalar_type(), batch, channels, height, width);
+  advise_huge_pages(grad_features);
+  dispatch_maps(grad_output, [&](auto zero) {
     using scalar_t = decltype(zero);
     with_plan<accumulate_t<scalar_t>>(
-        boxes, features.size(0), features.size(2), features.size(3), options,
-        [&](const auto& plan) { forward<scalar_t>(features, plan, result); });
+        rois, batch, height, width, options, Direction::kBackward,
+        [&](auto& plan) { backward<scalar_t>(grad_output, argmax, plan, grad_features); });
   });
-  return {result.output, result.argmax};
+  return grad_features;
 }
 
 Tensor roi_align_backward_cpu(const Tensor& grad_output, const Tensor& rois, const Tensor& argmax,
@@ -434,16 +335,23 @@ Tensor roi_align_backward_cpu(const Tensor& grad_output, const Tensor& rois, con
                                                 sampling_ratio, aligned, mode, bin_stride);
   check_maps(grad_output, "grad_output");
   const Tensor boxes = prepare_rois(rois, grad_output);
-  check_backward(grad_output, boxes, argmax, channels, options);
-  const Tensor grad_features =
-      empty_maps(grad_output, grad_output.scalar_type(), batch, channels, height, width);
-  dispatch_maps(grad_output, [&](auto zero) {
-    using scalar_t = decltype(zero);
-    with_plan<accumulate_t<scalar_t>>(boxes, batch, height, width, options, [&](const auto& plan) {
-      backward<scalar_t>(grad_output, argmax, plan, grad_features);
-    });
-  });
-  return grad_features;
+  return backward_any(grad_output, {boxes}, argmax, batch, channels, height, width, options);
+}
+
+Tensor roi_align_levels_backward_cpu(const Tensor& grad_output, const Tensor& rois,
+                                     const Tensor& levels, int64_t level, const Tensor& argmax,
+                                     int64_t batch, int64_t channels, int64_t height, int64_t width,
+                                     int64_t pooled_height, int64_t pooled_width,
+                                     double spatial_scale, int64_t sampling_ratio, bool aligned,
+                                     const std::string& mode, int64_t bin_stride) {
+  const RoiAlignOptions options = parse_options(pooled_height, pooled_width, spatial_scale,
+                                                sampling_ratio, aligned, mode, bin_stride);
+  check_maps(grad_output, "grad_output");
+  const Tensor boxes = prepare_rois(rois, grad_output);
+  check_levels(levels, boxes);
+  const auto* level_of = static_cast<const int64_t*>(levels.const_data_ptr());
+  return backward_any(grad_output, {boxes, level_of, level}, argmax, batch, channels, height, width,
+                      options);
 }
 
 }  // namespace
@@ -452,4 +360,6 @@ Tensor roi_align_backward_cpu(const Tensor& grad_output, const Tensor& rois, con
 STABLE_TORCH_LIBRARY_IMPL(mrcnn_plugin, CPU, m) {
   m.impl("roi_align", TORCH_BOX(&mrcnn_plugin::roi_align_cpu));
   m.impl("roi_align_backward", TORCH_BOX(&mrcnn_plugin::roi_align_backward_cpu));
+  m.impl("roi_align_levels", TORCH_BOX(&mrcnn_plugin::roi_align_levels_cpu));
+  m.impl("roi_align_levels_backward", TORCH_BOX(&mrcnn_plugin::roi_align_levels_backward_cpu));
 }

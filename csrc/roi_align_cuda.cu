@@ -69,16 +69,35 @@ __device__ Axis<coord_t> axis_of(const coord_t* boxes, int64_t r, int axis, int6
                    : make_axis(box[0], box[2], options.pooled_width, extent, options);
 }
 
+/// The RoIs of one level of a pyramid: levels (R), or null where there is one map and all are its.
+struct LevelFilter {
+  const int64_t* levels;
+  int64_t level, count;
+};
+
+constexpr int64_t kElsewhere = -2;  // the image of a RoI that belongs to another level
+
+/// image_of, or kElsewhere. Level 0 answers for RoIs of no level: like those of no image, zero.
+template <typename coord_t>
+__device__ int64_t image_on_level(const coord_t* boxes, int64_t r, int64_t batch,
+                                  const LevelFilter& filter) {
+  if (filter.levels != nullptr && filter.levels[r] != filter.level) {
+    const bool stray = filter.levels[r] < 0 || filter.levels[r] >= filter.count;
+    return stray && filter.level == 0 ? -1 : kElsewhere;
+  }
+  return image_of(boxes[5 * r], batch);
+}
+
 template <typename acc_t, typename coord_t>
-__global__ void plan_kernel(const coord_t* boxes, int64_t batch, RoiAlignOptions options,
-                            Plan<acc_t> plan) {
+__global__ void plan_kernel(const coord_t* boxes, int64_t batch, LevelFilter filter,
+                            RoiAlignOptions options, Plan<acc_t> plan) {
   const int64_t i = blockIdx.x * int64_t{kThreads} + threadIdx.x;
   if (i >= 2 * plan.rois) return;
   const int64_t r = i / 2;
   const int axis = static_cast<int>(i % 2);
   const AxisPlan<acc_t>& out = plan.axes[axis];
   Axis<coord_t> in = axis_of(boxes, r, axis, out.extent, options);
-  const int64_t image = image_of(boxes[5 * r], batch);
+  const int64_t image = image_on_level(boxes, r, batch, filter);
   if (image < 0) in.samples = 0;
   int64_t reach_begin = out.extent, reach_end = 0;
   for (int64_t k = 0; k < out.bins; ++k) {
@@ -134,11 +153,12 @@ __global__ void average_kernel(View<const T> features, Plan<accumulate_t<T>> pla
   const int64_t i = blockIdx.x * int64_t{kThreads} + threadIdx.x;
   if (i >= cells) return;
   const Cell cell(i, shape.channels, shape.height, shape.width);
+  const int64_t image = plan.reach[cell.n].image;
+  if (image == kElsewhere) return;
   const acc_t* y_weights = plan.axes[0].bin_weights(cell.n, cell.y);
   const acc_t* x_weights = plan.axes[1].bin_weights(cell.n, cell.x);
   const int64_t* y_range = plan.axes[0].bin_range(cell.n, cell.y);
   const int64_t* x_range = plan.axes[1].bin_range(cell.n, cell.x);
-  const int64_t image = plan.reach[cell.n].image;
   acc_t sum[kChannels] = {};
   for (int64_t x = x_range[0]; x < x_range[1]; ++x) {
     if (x_weights[x] == 0) continue;
@@ -187,13 +207,14 @@ __device__ void keep_greater(acc_t value, int32_t index, acc_t& best, int32_t& a
 /// are negative (index -1: no gradient).
 template <typename T, typename coord_t>
 __global__ void maximum_kernel(View<const T> features, const coord_t* boxes, int64_t batch,
-                               int64_t map_height, int64_t map_width, RoiAlignOptions options,
-                               Shape shape, int64_t cells, View<T> output, View<int32_t> argmax) {
+                               LevelFilter filter, int64_t map_height, int64_t map_width,
+                               RoiAlignOptions options, Shape shape, int64_t cells, View<T> output, View<int32_t> argmax) {
   using acc_t = accumulate_t<T>;
   const int64_t i = blockIdx.x * int64_t{kThreads} + threadIdx.x;
   if (i >= cells) return;
   const Cell cell(i, shape.channels, shape.height, shape.width);
-  const int64_t image = image_of(boxes[5 * cell.n], batch);
+  const int64_t image = image_on_level(boxes, cell.n, batch, filter);
+  if (image == kElsewhere) return;
   Axis<coord_t> ay = axis_of(boxes, cell.n, 0, map_height, options);
   const Axis<coord_t> ax = axis_of(boxes, cell.n, 1, map_width, options);
   if (image < 0) ay.samples = 0;
@@ -327,8 +348,8 @@ struct PlanStorage {
   Plan<acc_t> plan;
 
   template <typename coord_t>
-  PlanStorage(const Tensor& rois, const coord_t* boxes, int64_t batch, int64_t height,
-              int64_t width, const RoiAlignOptions& options, cudaStream_t stream) {
+  PlanStorage(const Tensor& rois, const coord_t* boxes, const LevelFilter& filter, int64_t batch,
+              int64_t height, int64_t width, const RoiAlignOptions& options, cudaStream_t stream) {
     const int64_t count = rois.size(0);
     const int64_t pooled[] = {options.pooled_height, options.pooled_width};
     const int64_t extent[] = {height, width};
@@ -345,13 +366,14 @@ struct PlanStorage {
     reach = torch::stable::new_empty(rois, {count, 5}, ScalarType::Long);
     plan.reach = static_cast<Reach*>(reach.mutable_data_ptr());
     plan.rois = count;
-    launch(plan_kernel<acc_t, coord_t>, 2 * count, stream, boxes, batch, options, plan);
+    launch(plan_kernel<acc_t, coord_t>, 2 * count, stream, boxes, batch, filter, options,
+           plan);
   }
 };
 
 template <typename T, typename coord_t>
-void forward(const Tensor& features, const Tensor& rois, const RoiAlignOptions& options,
-             const ForwardResult& result) {
+void forward(const Tensor& features, const Tensor& rois, const LevelFilter& filter,
+             const RoiAlignOptions& options, const ForwardResult& result) {
   const cudaStream_t stream = current_stream(features);
   const auto* boxes = static_cast<const coord_t*>(rois.const_data_ptr());
   const int64_t batch = features.size(0), height = features.size(2), width = features.size(3);
@@ -359,24 +381,24 @@ void forward(const Tensor& features, const Tensor& rois, const RoiAlignOptions& 
   const Shape shape{output.size(0), output.size(1), output.size(2), output.size(3)};
   if (options.max) {
     launch(maximum_kernel<T, coord_t>, shape.cells(), stream, const_view<T>(features), boxes, batch,
-           height, width, options, shape, shape.cells(), mutable_view<T>(output),
+           filter, height, width, options, shape, shape.cells(), mutable_view<T>(output),
            mutable_view<int32_t>(result.argmax));
   } else {
-    const PlanStorage<accumulate_t<T>> storage(rois, boxes, batch, height, width, options, stream);
+    const PlanStorage<accumulate_t<T>> storage(rois, boxes, filter, batch, height, width, options, stream);
     launch(average_kernel<T>, shape.cells(), stream, const_view<T>(features), storage.plan, shape,
            shape.cells(), mutable_view<T>(output));
   }
 }
 
 template <typename T, typename coord_t>
-void backward(const Tensor& grad_output, const Tensor& rois, const Tensor& argmax,
-              const RoiAlignOptions& options, const Tensor& grad_features) {
+void backward(const Tensor& grad_output, const Tensor& rois, const LevelFilter& filter,
+              const Tensor& argmax, const RoiAlignOptions& options, const Tensor& grad_features) {
   const cudaStream_t stream = current_stream(grad_output);
   const auto* boxes = static_cast<const coord_t*>(rois.const_data_ptr());
   const Shape shape{grad_features.size(0), grad_features.size(1), grad_features.size(2),
                     grad_features.size(3)};
-  const PlanStorage<accumulate_t<T>> storage(rois, boxes, shape.n, shape.height, shape.width,
-                                             options, stream);
+  const PlanStorage<accumulate_t<T>> storage(rois, boxes, filter, shape.n, shape.height,
+                                             shape.width, options, stream);
   if (options.max) {
     launch(maximum_backward_kernel<T, coord_t>, shape.cells(), stream, const_view<T>(grad_output),
            const_view<int32_t>(argmax), boxes, storage.plan, options, shape, shape.cells(),
@@ -389,6 +411,18 @@ void backward(const Tensor& grad_output, const Tensor& rois, const Tensor& argma
 
 // ---- The ops -----------------------------------------------------------------------------------
 
+void forward_any(const Tensor& features, const Tensor& boxes, const LevelFilter& filter,
+                 const RoiAlignOptions& options, const ForwardResult& result) {
+  dispatch_maps(features, [&](auto zero) {
+    using scalar_t = decltype(zero);
+    if (boxes.scalar_type() == ScalarType::Double) {
+      forward<scalar_t, double>(features, boxes, filter, options, result);
+    } else if constexpr (!std::is_same_v<scalar_t, double>) {
+      forward<scalar_t, float>(features, boxes, filter, options, result);
+    }
+  });
+}
+
 std::tuple<Tensor, Tensor> roi_align_cuda(const Tensor& features, const Tensor& rois,
                                           int64_t pooled_height, int64_t pooled_width,
                                           double spatial_scale, int64_t sampling_ratio,
@@ -400,15 +434,49 @@ std::tuple<Tensor, Tensor> roi_align_cuda(const Tensor& features, const Tensor& 
   const torch::stable::accelerator::DeviceGuard guard(features.get_device_index());
   const Tensor boxes = prepare_rois(rois, features);
   const ForwardResult result = empty_result(features, boxes, options);
-  dispatch_maps(features, [&](auto zero) {
+  forward_any(features, boxes, {}, options, result);
+  return {result.output, result.argmax};
+}
+
+std::tuple<Tensor, Tensor> roi_align_levels_cuda(std::vector<Tensor> features, const Tensor& rois,
+                                                 const Tensor& levels, int64_t pooled_height,
+                                                 int64_t pooled_width,
+                                                 std::vector<double> spatial_scales,
+                                                 int64_t sampling_ratio, bool aligned,
+                                                 const std::string& mode, int64_t bin_stride) {
+  check_pyramid(features, spatial_scales);
+  const torch::stable::accelerator::DeviceGuard guard(features[0].get_device_index());
+  const Tensor boxes = prepare_rois(rois, features[0]);
+  check_levels(levels, boxes);
+  const auto* level_of = static_cast<const int64_t*>(levels.const_data_ptr());
+  const auto count = static_cast<int64_t>(features.size());
+  const auto options_of = [&](double scale) {
+    return parse_options(pooled_height, pooled_width, scale, sampling_ratio, aligned, mode,
+                         bin_stride);
+  };
+  const ForwardResult result = empty_result(features[0], boxes, options_of(spatial_scales[0]));
+  for (int64_t level = 0; level < count; ++level) {
+    forward_any(features[level], boxes, {level_of, level, count},
+                options_of(spatial_scales[level]), result);
+  }
+  return {result.output, result.argmax};
+}
+
+Tensor backward_any(const Tensor& grad_output, const Tensor& boxes, const LevelFilter& filter,
+                    const Tensor& argmax, int64_t batch, int64_t channels, int64_t height,
+                    int64_t width, const RoiAlignOptions& options) {
+  check_backward(grad_output, boxes, argmax, channels, options);
+  const Tensor grad_features =
+      empty_maps(grad_output, grad_output.scalar_type(), batch, channels, height, width);
+  dispatch_maps(grad_output, [&](auto zero) {
     using scalar_t = decltype(zero);
     if (boxes.scalar_type() == ScalarType::Double) {
-      forward<scalar_t, double>(features, boxes, options, result);
+      backward<scalar_t, double>(grad_output, boxes, filter, argmax, options, grad_features);
     } else if constexpr (!std::is_same_v<scalar_t, double>) {
-      forward<scalar_t, float>(features, boxes, options, result);
+      backward<scalar_t, float>(grad_output, boxes, filter, argmax, options, grad_features);
     }
   });
-  return {result.output, result.argmax};
+  return grad_features;
 }
 
 Tensor roi_align_backward_cuda(const Tensor& grad_output, const Tensor& rois, const Tensor& argmax,
@@ -421,18 +489,24 @@ Tensor roi_align_backward_cuda(const Tensor& grad_output, const Tensor& rois, co
   check_maps(grad_output, "grad_output");
   const torch::stable::accelerator::DeviceGuard guard(grad_output.get_device_index());
   const Tensor boxes = prepare_rois(rois, grad_output);
-  check_backward(grad_output, boxes, argmax, channels, options);
-  const Tensor grad_features =
-      empty_maps(grad_output, grad_output.scalar_type(), batch, channels, height, width);
-  dispatch_maps(grad_output, [&](auto zero) {
-    using scalar_t = decltype(zero);
-    if (boxes.scalar_type() == ScalarType::Double) {
-      backward<scalar_t, double>(grad_output, boxes, argmax, options, grad_features);
-    } else if constexpr (!std::is_same_v<scalar_t, double>) {
-      backward<scalar_t, float>(grad_output, boxes, argmax, options, grad_features);
-    }
-  });
-  return grad_features;
+  return backward_any(grad_output, boxes, {}, argmax, batch, channels, height, width, options);
+}
+
+Tensor roi_align_levels_backward_cuda(const Tensor& grad_output, const Tensor& rois,
+                                      const Tensor& levels, int64_t level, const Tensor& argmax,
+                                      int64_t batch, int64_t channels, int64_t height,
+                                      int64_t width, int64_t pooled_height, int64_t pooled_width,
+                                      double spatial_scale, int64_t sampling_ratio, bool aligned,
+                                      const std::string& mode, int64_t bin_stride) {
+  const RoiAlignOptions options = parse_options(pooled_height, pooled_width, spatial_scale,
+                                                sampling_ratio, aligned, mode, bin_stride);
+  check_maps(grad_output, "grad_output");
+  const torch::stable::accelerator::DeviceGuard guard(grad_output.get_device_index());
+  const Tensor boxes = prepare_rois(rois, grad_output);
+  check_levels(levels, boxes);
+  const auto* level_of = static_cast<const int64_t*>(levels.const_data_ptr());
+  return backward_any(grad_output, boxes, {level_of, level, level + 1}, argmax, batch, channels,
+                      height, width, options);
 }
 
 }  // namespace
@@ -441,4 +515,6 @@ Tensor roi_align_backward_cuda(const Tensor& grad_output, const Tensor& rois, co
 STABLE_TORCH_LIBRARY_IMPL(mrcnn_plugin, CUDA, m) {
   m.impl("roi_align", TORCH_BOX(&mrcnn_plugin::roi_align_cuda));
   m.impl("roi_align_backward", TORCH_BOX(&mrcnn_plugin::roi_align_backward_cuda));
+  m.impl("roi_align_levels", TORCH_BOX(&mrcnn_plugin::roi_align_levels_cuda));
+  m.impl("roi_align_levels_backward", TORCH_BOX(&mrcnn_plugin::roi_align_levels_backward_cuda));
 }

@@ -20,6 +20,7 @@ from .roi_align import RoIAlign, roi_align  # noqa: E402, I001  first: it loads 
 from .backbone import build_mrcnn_resnet_c4_backbone  # noqa: E402
 from .config import add_mrcnn_config  # noqa: E402
 from .mask_head import MRCNNMaskFCNHead  # noqa: E402
+from .multiscale_roi_align import MultiScaleRoIAlign, multiscale_roi_align  # noqa: E402
 from .roi_heads import MRCNNRes5ROIHeads  # noqa: E402
 from .rpn import MRCNNRPN, MRCNNRPNHead  # noqa: E402
 from .use_roi_align import use_roi_align  # noqa: E402
@@ -29,9 +30,11 @@ __all__ = [
     "MRCNNMaskFCNHead",
     "MRCNNRPNHead",
     "MRCNNRes5ROIHeads",
+    "MultiScaleRoIAlign",
     "RoIAlign",
     "add_mrcnn_config",
     "build_mrcnn_resnet_c4_backbone",
+    "multiscale_roi_align",
     "roi_align",
     "use_roi_align",
 ]

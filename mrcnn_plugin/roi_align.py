@@ -245,8 +245,9 @@ def _layout(like: Tensor) -> torch.memory_format:
     )
 
 
-@torch.library.register_fake("mrcnn_plugin::roi_align")
-def _(features, rois, height, width, spatial_scale, sampling_ratio, aligned, mode, bin_stride):
+def _empty_result(
+    features: Tensor, rois: Tensor, height: int, width: int, mode: str, bin_stride: int
+) -> tuple[Tensor, Tensor]:
     shape = (
         rois.shape[0],
         features.shape[1],
@@ -258,6 +259,11 @@ def _(features, rois, height, width, spatial_scale, sampling_ratio, aligned, mod
     if mode == "max":
         return output, torch.empty_like(output, dtype=torch.int32, memory_format=layout)
     return output, features.new_empty((0,), dtype=torch.int32)
+
+
+@torch.library.register_fake("mrcnn_plugin::roi_align")
+def _(features, rois, height, width, spatial_scale, sampling_ratio, aligned, mode, bin_stride):
+    return _empty_result(features, rois, height, width, mode, bin_stride)
 
 
 @torch.library.register_fake("mrcnn_plugin::roi_align_backward")

@@ -1,0 +1,14 @@
+// The instruction set that the kernels of the CPU use: the best that this processor has, or the one
+// that the environment variable MRCNN_PLUGIN_ISA names (baseline, avx2, avx512).
+#pragma once
+
+#include <string>
+
+namespace mrcnn_plugin {
+
+enum class Isa { kBaseline, kAvx2, kAvx512 };
+
+Isa cpu_isa();
+std::string cpu_isa_name();
+
+}  // namespace mrcnn_plugin

@@ -1,0 +1,255 @@
+// The plan of RoIAlign on the CPU: for each RoI and axis what its bins read, and how much of it. It
+// is made once and is the same for all channels.
+#pragma once
+
+#include <algorithm>
+#include <vector>
+
+#include "roi_align_arguments.h"
+
+namespace mrcnn_plugin {
+
+/// Lists of entries: list i is [starts[i], starts[i + 1]). Positions count from `begin`.
+template <typename Entry>
+struct AxisPlan {
+  std::vector<Entry> entries;
+  std::vector<int64_t> starts{0};
+  std::vector<char> cut;       // whether a sample of bin i is off the map (Sample entries only)
+  int64_t begin = 0, end = 0;  // pixels read by any bin
+  int64_t each = 0;            // entries of the longest list; of all after `pad`
+
+  int64_t lists() const { return static_cast<int64_t>(starts.size()) - 1; }
+  int64_t extent() const { return end - begin; }
+  void touch(int64_t lo, int64_t hi) {
+    begin = begin == end ? lo : std::min(begin, lo);
+    end = std::max(end, hi + 1);
+  }
+  void end_list() {
+    const auto size = static_cast<int64_t>(entries.size());
+    each = std::max(each, size - starts.back());
+    starts.push_back(size);
+  }
+};
+
+template <typename acc_t>
+Sums<acc_t> view(const AxisPlan<Term<acc_t>>& plan) {
+  return {plan.entries.data(), plan.starts.data(), plan.lists(), plan.each};
+}
+
+template <typename acc_t>
+Samples<acc_t> view(const AxisPlan<Sample<acc_t>>& plan) {
+  return {plan.entries.data(), plan.starts.data(), plan.cut.data(), plan.lists(), plan.each};
+}
+
+// ---- The average -------------------------------------------------------------------------------
+
+/// Adds to the pixel's term of this bin; runs meet at pixels, so it is among the last three. A
+/// pixel of weight zero is not read at all, so what it holds (NaN, infinity) cannot leak into the
+/// bin.
+template <typename acc_t>
+void add(AxisPlan<Term<acc_t>>& plan, int64_t pixel, acc_t weight) {
+  if (weight == 0) return;
+  plan.touch(pixel, pixel);
+  const size_t size = plan.entries.size(), bin_start = plan.starts.back();
+  for (size_t i = size; i > bin_start && i + 3 > size; --i) {
+    if (plan.entries[i - 1].at != pixel) continue;
+    plan.entries[i - 1].weight += weight;
+    return;
+  }
+  plan.entries.push_back({pixel, weight});
+}
+
+template <typename acc_t, typename coord_t>
+void append_bin(AxisPlan<Term<acc_t>>& plan, const Axis<coord_t>& axis, int64_t bin) {
+  for (int64_t sample = 0; sample < axis.samples;) {
+    const Run<coord_t> run = run_from(axis, bin, sample);
+    const Tap<coord_t> mean = mean_tap(axis, run);
+    add(plan, mean.lo, static_cast<acc_t>(mean.w_lo));
+    add(plan, mean.hi, static_cast<acc_t>(mean.w_hi));
+    sample = run.end;
+  }
+  plan.end_list();
+}
+
+/// From the terms of each bin to the terms of each pixel, in the order of the bins.
+template <typename acc_t>
+void transpose(AxisPlan<Term<acc_t>>& plan) {
+  AxisPlan<Term<acc_t>> out;
+  std::vector<int64_t> next(plan.extent() + 1, 0);
+  for (const auto& term : plan.entries) ++next[term.at + 1];
+  for (int64_t i = 0; i < plan.extent(); ++i) {
+    out.each = std::max(out.each, next[i + 1]);
+    next[i + 1] += next[i];
+  }
+  out.starts = next;
+  out.entries.resize(plan.entries.size());
+  for (int64_t bin = 0; bin < plan.lists(); ++bin) {
+    for (int64_t i = plan.starts[bin]; i < plan.starts[bin + 1]; ++i) {
+      out.entries[next[plan.entries[i].at]++] = {bin, plan.entries[i].weight};
+    }
+  }
+  out.begin = plan.begin, out.end = plan.end;
+  plan = std::move(out);
+}
+
+/// Makes all lists as long as the longest: a loop of constant length needs no branch prediction.
+template <typename acc_t>
+void pad(AxisPlan<Term<acc_t>>& plan, int64_t zero) {
+  if (plan.each * plan.lists() == static_cast<int64_t>(plan.entries.size())) return;
+  std::vector<Term<acc_t>> padded(plan.each * plan.lists(), {zero, 0});
+  for (int64_t i = 0; i < plan.lists(); ++i) {
+    std::copy(plan.entries.begin() + plan.starts[i], plan.entries.begin() + plan.starts[i + 1],
+              padded.begin() + plan.each * i);
+  }
+  plan.entries = std::move(padded);
+}
+
+// ---- The maximum -------------------------------------------------------------------------------
+
+template <typename acc_t, typename coord_t>
+void append_bin(AxisPlan<Sample<acc_t>>& plan, const Axis<coord_t>& axis, int64_t bin) {
+  bool cut = false;
+  for (ExtremeSamples<coord_t> sample(axis, bin); !sample.done(); sample.advance()) {
+    const Tap<coord_t>& tap = sample.tap();
+    cut |= !tap.valid;
+    if (!tap.valid) continue;
+    plan.touch(tap.lo, tap.hi);
+    plan.entries.push_back({sample.index(), tap.lo, tap.hi, static_cast<acc_t>(tap.w_lo),
+                            static_cast<acc_t>(tap.w_hi)});
+  }
+  plan.cut.push_back(cut);
+  plan.end_list();
+}
+
+// ---- Both --------------------------------------------------------------------------------------
+
+enum class Direction { kForward, kBackward };
+
+template <typename acc_t>
+void finish(AxisPlan<Term<acc_t>>& plan, Direction direction, bool is_x) {
+  for (auto& term : plan.entries) term.at -= plan.begin;
+  const int64_t input = direction == Direction::kForward ? plan.extent() : plan.lists();
+  if (direction == Direction::kBackward) transpose(plan);
+  if (is_x) pad(plan, input);
+}
+
+template <typename acc_t>
+void finish(AxisPlan<Sample<acc_t>>& plan, Direction, bool is_x) {
+  for (auto& sample : plan.entries) {
+    sample.lo -= plan.begin;
+    sample.hi = sample.w_hi != 0 ? sample.hi - plan.begin : is_x ? plan.extent() : sample.lo;
+  }
+}
+
+template <typename Entry, typename coord_t>
+AxisPlan<Entry> plan_axis(const Axis<coord_t>& axis, int64_t pooled, int64_t bin_stride,
+                          Direction direction, bool is_x) {
+  AxisPlan<Entry> plan;
+  const int64_t kept = kept_bins(pooled, bin_stride);
+  plan.starts.reserve(kept + 1);
+  plan.entries.reserve(4 * kept);
+  for (int64_t k = 0; k < kept; ++k) append_bin(plan, axis, k * bin_stride);
+  finish(plan, direction, is_x);
+  return plan;
+}
+
+template <typename Entry>
+struct RoiPlan {
+  AxisPlan<Entry> y, x;
+  bool empty() const { return y.extent() == 0 || x.extent() == 0; }
+};
+
+/// The part of a map that is repacked.
+struct Window {
+  int64_t y = 0, x = 0, height = 0, width = 0;
+};
+
+/// The RoIs of one image in their order, and the least window that all of them lie in.
+struct ImagePlan {
+  std::vector<int64_t> rois;
+  Window window;
+};
+
+template <typename Entry>
+struct Plan {
+  std::vector<RoiPlan<Entry>> rois;
+  std::vector<ImagePlan> images;
+
+  int64_t largest_window() const {
+    int64_t area = 0;
+    for (const auto& image : images) {
+      area = std::max(area, image.window.height * image.window.width);
+    }
+    return area;
+  }
+  int64_t rois_per_image() const { return rois.size() / std::max<size_t>(images.size(), 1); }
+  int64_t widest() const {
+    int64_t width = 0;
+    for (const auto& roi : rois) width = std::max(width, roi.x.extent());
+    return width;
+  }
+};
+
+/// Widened to whole vectors of pixels where the map has them, and to whole rows where that is near.
+template <typename Entry>
+Window window_of(const std::vector<RoiPlan<Entry>>& plans, const std::vector<int64_t>& rois,
+                 int64_t map_width) {
+  constexpr int64_t kPixels = 16;
+  int64_t top = INT64_MAX, left = INT64_MAX, bottom = 0, right = 0;
+  for (const int64_t r : rois) {
+    if (plans[r].empty()) continue;
+    top = std::min(top, plans[r].y.begin), bottom = std::max(bottom, plans[r].y.end);
+    left = std::min(left, plans[r].x.begin), right = std::max(right, plans[r].x.end);
+  }
+  if (bottom == 0) return {};
+  int64_t width = (right - left + kPixels - 1) / kPixels * kPixels;
+  if (width + kPixels > map_width) width = map_width;
+  return {top, std::min(left, map_width - width), bottom - top, width};
+}
+
+/// What the RoIs of a call are: all of them, or those of one level of a pyramid.
+struct Rois {
+  const Tensor& boxes;              // (R, 5)
+  const int64_t* levels = nullptr;  // (R)
+  int64_t level = 0;
+
+  bool has(int64_t r) const { return levels == nullptr || levels[r] == level; }
+};
+
+template <typename Entry, typename coord_t>
+Plan<Entry> plan_rois(const Rois& rois, int64_t batch, int64_t height, int64_t width,
+                      const RoiAlignOptions& options, Direction direction) {
+  const auto* boxes = static_cast<const coord_t*>(rois.boxes.const_data_ptr());
+  const int64_t count = rois.boxes.size(0);
+  Plan<Entry> plan{std::vector<RoiPlan<Entry>>(count), std::vector<ImagePlan>(batch)};
+  for (int64_t r = 0; r < count; ++r) {
+    const int64_t image = image_of(boxes[5 * r], batch);
+    STD_TORCH_CHECK(image >= 0, "roi_align: the batch index of rois[", r, "] is ", boxes[5 * r],
+                    "; expected an integer from 0 to N - 1 for features of N = ", batch, " images");
+    if (rois.has(r)) plan.images[image].rois.push_back(r);
+  }
+  torch::stable::parallel_for(0, count, 64, [&](int64_t begin, int64_t end) {
+    for (int64_t r = begin; r < end; ++r) {
+      if (!rois.has(r)) continue;
+      const coord_t* box = boxes + 5 * r + 1;
+      const auto y = make_axis(box[1], box[3], options.pooled_height, height, options);
+      const auto x = make_axis(box[0], box[2], options.pooled_width, width, options);
+      plan.rois[r].y =
+          plan_axis<Entry>(y, options.pooled_height, options.bin_stride, direction, false);
+      plan.rois[r].x =
+          plan_axis<Entry>(x, options.pooled_width, options.bin_stride, direction, true);
+    }
+  });
+  for (auto& image : plan.images) image.window = window_of(plan.rois, image.rois, width);
+  return plan;
+}
+
+template <typename Entry>
+Plan<Entry> make_plan(const Rois& rois, int64_t batch, int64_t height, int64_t width,
+                      const RoiAlignOptions& options, Direction direction) {
+  return rois.boxes.scalar_type() == ScalarType::Double
+             ? plan_rois<Entry, double>(rois, batch, height, width, options, direction)
+             : plan_rois<Entry, float>(rois, batch, height, width, options, direction);
+}
+
+}  // namespace mrcnn_plugin

@@ -1,0 +1,94 @@
+// Memory and threads for RoIAlign on the CPU.
+#pragma once
+
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
+#include <algorithm>
+#include <memory>
+#include <new>
+
+#include "roi_align_kernels.h"
+
+namespace mrcnn_plugin {
+
+/// Memory that is not initialised, on a cache line.
+template <typename E>
+class Buffer {
+ public:
+  explicit Buffer(int64_t count)
+      : data_(static_cast<E*>(::operator new(count * sizeof(E), kAlignment))) {}
+  E* data() const { return data_.get(); }
+
+ private:
+  static constexpr std::align_val_t kAlignment{64};
+  struct Delete {
+    void operator()(E* data) const { ::operator delete(data, kAlignment); }
+  };
+  std::unique_ptr<E, Delete> data_;
+};
+
+/// A new tensor that no cache will hold: what is written is first read a long time later.
+inline bool is_large(const torch::stable::Tensor& t) {
+  constexpr int64_t kLarge = int64_t{32} << 20;
+  return t.numel() * t.element_size() >= kLarge;
+}
+
+/// Asks for huge pages behind a new tensor. The first write to each page of fresh memory interrupts
+/// the program, and 4 KiB pages make those interrupts the greater part of a forward.
+inline void advise_huge_pages(const torch::stable::Tensor& t) {
+#if defined(__linux__) && defined(MADV_HUGEPAGE)
+  constexpr uintptr_t kHugePage = uintptr_t{2} << 20;
+  const auto begin = reinterpret_cast<uintptr_t>(t.mutable_data_ptr());
+  const uintptr_t end = begin + t.numel() * t.element_size();
+  const uintptr_t first = (begin + kHugePage - 1) & ~(kHugePage - 1), last = end & ~(kHugePage - 1);
+  // Refused where the kernel has none. Nothing depends on it.
+  if (first < last) madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);
+#endif
+}
+
+/// Channels [channel, channel + lanes) of an image.
+struct Slab {
+  int64_t index, image, channel, lanes;
+};
+
+/// The slabs of a batch of maps, for threads to own.
+struct SlabLoop {
+  int64_t channels, lanes, slabs_per_image, slabs;
+  bool narrow;
+
+  SlabLoop(int64_t batch, int64_t channels)
+      : channels(channels), narrow(channels <= 2 * kNarrowLanes) {
+    lanes = narrow ? kNarrowLanes : kWideLanes;
+    slabs_per_image = (channels + lanes - 1) / lanes;
+    slabs = batch * slabs_per_image;
+  }
+
+  /// How many parts the RoIs of a slab are divided into where there are more threads than slabs.
+  int64_t parts() const {
+    const int64_t threads = torch::stable::get_num_threads();
+    return slabs == 0 || slabs >= threads ? 1 : (2 * threads + slabs - 1) / slabs;
+  }
+
+  /// Calls work(slab, part, space) for all parts of all slabs, in parallel if that pays: `cost` is
+  /// about the number of pixels and bins of a part. make_space() makes a thread's own `space`.
+  template <typename MakeSpace, typename Work>
+  void run(int64_t parts, int64_t cost, const MakeSpace& make_space, const Work& work) const {
+    constexpr int64_t kSmall = int64_t{1} << 18;  // elements: some ten microseconds
+    const int64_t grain = 1 + kSmall / (1 + cost * lanes);
+    torch::stable::parallel_for(0, slabs * parts, grain, [&](int64_t begin, int64_t end) {
+      auto space = make_space();
+      for (int64_t i = begin; i < end; ++i) {
+        const int64_t index = i / parts, channel = index % slabs_per_image * lanes;
+        work(Slab{index, index / slabs_per_image, channel, std::min(lanes, channels - channel)},
+             i % parts, space);
+      }
+    });
+  }
+};
+
+}  // namespace mrcnn_plugin

@@ -1,0 +1,241 @@
+"""RoIAlign on a feature pyramid: each RoI is taken from the level that its size calls for.
+
+    rois -> level of each -> RoIAlign on that level's map -> one tensor, in the order of the RoIs
+
+The assignment is detectron2's (Feature Pyramid Networks, Eqn. 1). All levels are one call of the
+native op, which writes one output: nothing is sorted, split or waited for.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from .roi_align import (
+    _check_features,
+    _check_options,
+    _check_rois,
+    _empty_result,
+    _layout,
+    _no_double_backward,
+    _pair,
+    _with_batch_index,
+)
+
+__all__ = ["MultiScaleRoIAlign", "assign_levels", "multiscale_roi_align"]
+
+
+def assign_levels(
+    rois: Tensor,
+    min_level: int,
+    max_level: int,
+    canonical_box_size: float = 224,
+    canonical_level: int = 4,
+) -> Tensor:
+    """The pyramid level of every RoI, counted from min_level.
+
+    floor(canonical_level + log2(sqrt(area) / canonical_box_size + 1e-8)), clamped to the levels
+    there are. Level k has 2^k image pixels to one of its own.
+
+    Args:
+        rois: (R, 5), batch index, x1, y1, x2, y2 in input-image pixels.
+
+    Returns:
+        (R,) int64, from 0 to max_level - min_level. A box whose area is negative or NaN is on 0.
+    """
+    width, height = rois[:, 3] - rois[:, 1], rois[:, 4] - rois[:, 2]
+    size = torch.sqrt(width * height)
+    level = torch.floor(canonical_level + torch.log2(size / canonical_box_size + 1e-8))
+    level = torch.clamp(torch.nan_to_num(level, nan=min_level), min=min_level, max=max_level)
+    return level.to(torch.int64) - min_level
+
+
+def multiscale_roi_align(
+    features: Sequence[Tensor],
+    rois: Tensor | Sequence[Tensor],
+    output_size: int | tuple[int, int],
+    spatial_scales: Sequence[float],
+    sampling_ratio: int = 0,
+    *,
+    aligned: bool = True,
+    mode: str = "avg",
+    bin_stride: int = 1,
+    canonical_box_size: float = 224,
+    canonical_level: int = 4,
+) -> Tensor:
+    """`roi_align` of every RoI on its level of a feature pyramid.
+
+    Args:
+        features: maps (N, C, H_l, W_l) of one dtype, the finest first.
+        rois: (R, 5) or N of (R_i, 4), as for `roi_align`. Boxes get no gradient.
+        output_size, sampling_ratio, aligned, mode, bin_stride: as for `roi_align`.
+        spatial_scales: feature-map pixels for one input-image pixel, of each map: successive powers
+            of two, as (1/4, 1/8, 1/16, 1/32) for P2 to P5.
+        canonical_box_size, canonical_level: a box of canonical_box_size^2 input-image pixels is on
+            level canonical_level (2^canonical_level is its stride): see `assign_levels`.
+
+    Returns:
+        (R, C, h, w) as `roi_align`, in the order of the RoIs; laid out as the first map is.
+
+    What is not obvious about the levels is the same as about one map: see `roi_align`.
+
+    Raises:
+        TypeError, ValueError: an argument is of the wrong type, dtype, shape, device or range.
+        RuntimeError: a batch index is out of range (CPU).
+    """
+    features = _check_pyramid(features, spatial_scales)
+    height, width = _pair(output_size)
+    _check_options(spatial_scales[0], sampling_ratio, mode, bin_stride)
+    min_level, max_level = _level_range(spatial_scales)
+    _check_canonical(canonical_box_size)
+    if not isinstance(rois, Tensor):
+        rois = _with_batch_index(rois, features[0])
+    _check_rois(rois, features[0])
+    levels = assign_levels(rois, min_level, max_level, canonical_box_size, canonical_level)
+    output, _ = torch.ops.mrcnn_plugin.roi_align_levels(
+        features, rois, levels, height, width, spatial_scales, sampling_ratio, aligned, mode,
+        bin_stride,
+    )  # fmt: skip
+    return output
+
+
+class MultiScaleRoIAlign(nn.Module):
+    """`multiscale_roi_align` with its options fixed; `forward(features, rois)`."""
+
+    def __init__(
+        self,
+        output_size: int | tuple[int, int],
+        spatial_scales: Sequence[float],
+        sampling_ratio: int = 0,
+        *,
+        aligned: bool = True,
+        mode: str = "avg",
+        bin_stride: int = 1,
+        canonical_box_size: float = 224,
+        canonical_level: int = 4,
+    ):
+        super().__init__()
+        self.output_size = _pair(output_size)
+        _level_range(spatial_scales)
+        _check_options(spatial_scales[0], sampling_ratio, mode, bin_stride)
+        _check_canonical(canonical_box_size)
+        self.spatial_scales = tuple(spatial_scales)
+        self.sampling_ratio = sampling_ratio
+        self.aligned = aligned
+        self.mode = mode
+        self.bin_stride = bin_stride
+        self.canonical_box_size = canonical_box_size
+        self.canonical_level = canonical_level
+
+    def forward(self, features: Sequence[Tensor], rois: Tensor | Sequence[Tensor]) -> Tensor:
+        """Maps (N, C, H_l, W_l), and (R, 5) or N of (R_i, 4) -> (R, C, height, width)."""
+        return multiscale_roi_align(
+            features,
+            rois,
+            self.output_size,
+            self.spatial_scales,
+            self.sampling_ratio,
+            aligned=self.aligned,
+            mode=self.mode,
+            bin_stride=self.bin_stride,
+            canonical_box_size=self.canonical_box_size,
+            canonical_level=self.canonical_level,
+        )
+
+    def extra_repr(self) -> str:
+        return (
+            f"output_size={self.output_size}, spatial_scales={self.spatial_scales}, "
+            f"sampling_ratio={self.sampling_ratio}, aligned={self.aligned}, "
+            f"mode={self.mode!r}, bin_stride={self.bin_stride}"
+        )
+
+
+# ---- Arguments -----------------------------------------------------------------------------------
+
+
+def _check_pyramid(features: Sequence[Tensor], spatial_scales: Sequence[float]) -> list[Tensor]:
+    if isinstance(features, Tensor) or not isinstance(features, Sequence):
+        raise TypeError(f"features must be a list of maps, got {type(features).__name__}")
+    if len(features) != len(spatial_scales):
+        raise ValueError(
+            f"features needs one map a spatial_scale: {len(features)} for {len(spatial_scales)}"
+        )
+    for maps in features:
+        _check_features(maps)
+        first = features[0]
+        if maps.shape[:2] != first.shape[:2] or maps.dtype != first.dtype:
+            raise ValueError(
+                "all maps must have the same N, C and dtype, got "
+                f"{[(tuple(m.shape), m.dtype) for m in features]}"
+            )
+        if maps.device != first.device:
+            raise ValueError(f"maps are on {first.device} and {maps.device}: use one device")
+    return list(features)
+
+
+def _level_range(spatial_scales: Sequence[float]) -> tuple[int, int]:
+    """The first and the last level: level k has the scale 2^-k."""
+    scales = list(spatial_scales)
+    if not scales or not all(0 < scale < math.inf for scale in scales):
+        raise ValueError(f"spatial_scales must be finite and positive, got {spatial_scales!r}")
+    first = round(-math.log2(scales[0]))
+    if scales != [2.0 ** -(first + i) for i in range(len(scales))]:
+        raise ValueError(
+            "spatial_scales must be successive powers of two, the finest map first, as "
+            f"(1/4, 1/8, 1/16, 1/32); got {spatial_scales!r}"
+        )
+    return first, first + len(scales) - 1
+
+
+def _check_canonical(canonical_box_size: float) -> None:
+    if not 0 < canonical_box_size < math.inf:
+        raise ValueError(
+            f"canonical_box_size must be finite and positive, got {canonical_box_size!r}"
+        )
+
+
+# ---- What PyTorch needs to know about the ops ----------------------------------------------------
+
+
+@torch.library.register_fake("mrcnn_plugin::roi_align_levels")
+def _(features, rois, levels, height, width, spatial_scales, ratio, aligned, mode, bin_stride):
+    return _empty_result(features[0], rois, height, width, mode, bin_stride)
+
+
+@torch.library.register_fake("mrcnn_plugin::roi_align_levels_backward")
+def _(grad_output, rois, levels, level, argmax, batch, channels, height, width, *options):
+    return torch.empty(
+        (batch, channels, height, width),
+        dtype=grad_output.dtype,
+        device=grad_output.device,
+        memory_format=_layout(grad_output),
+    )
+
+
+def _save_for_backward(ctx, inputs, output):
+    features, rois, levels, ctx.height, ctx.width, ctx.spatial_scales, *ctx.options = inputs
+    ctx.shapes = [maps.shape for maps in features]
+    ctx.save_for_backward(rois, levels, output[1])
+    ctx.set_materialize_grads(False)
+
+
+def _backward(ctx, grad_output, _grad_argmax):
+    grads = [None] * len(ctx.shapes)
+    if grad_output is not None:
+        rois, levels, argmax = ctx.saved_tensors
+        for level, needed in enumerate(ctx.needs_input_grad[0]):
+            if needed:
+                grads[level] = torch.ops.mrcnn_plugin.roi_align_levels_backward(
+                    grad_output, rois, levels, level, argmax, *ctx.shapes[level], ctx.height,
+                    ctx.width, ctx.spatial_scales[level], *ctx.options,
+                )  # fmt: skip
+    return grads, *(None for _ in range(9))
+
+
+torch.library.register_autograd(
+    "mrcnn_plugin::roi_align_levels", _backward, setup_context=_save_for_backward
+)
+torch.library.register_autograd("mrcnn_plugin::roi_align_levels_backward", _no_double_backward)
