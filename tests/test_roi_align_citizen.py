@@ -7,6 +7,7 @@ are in test_roi_align.py.
 import copy
 import io
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from builders import ROOT
 from test_roi_align import MODES, SCALE, gradient, make_features, make_rois
 from torch.export import Dim
 from torch.utils.data import DataLoader, Dataset
@@ -24,6 +26,8 @@ from torch.utils.data import DataLoader, Dataset
 from mrcnn_plugin.roi_align import RoIAlign, roi_align
 
 FEATURES, ROIS = make_features(40, dtype=torch.float32), make_rois(torch.float32)
+SOURCE = Path(sys.modules[roi_align.__module__].__file__)
+LIBRARY = next(SOURCE.parent.glob("_C*.so"))
 OTHER_FEATURES = torch.randn(2, 40, 17, 21, generator=torch.Generator().manual_seed(3))
 
 
@@ -57,16 +61,24 @@ def test_trace_generalises_and_does_not_warn(mode):
 
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
 @pytest.mark.parametrize("mode", MODES)
-def test_script_saves_and_loads(mode):
+def test_script_saves_and_loads(mode, tmp_path):
     module = make_module(mode)
-    file = io.BytesIO()
+    file = str(tmp_path / "roi_align.pt")
     torch.jit.save(torch.jit.script(torch.nn.ModuleList([module])[0]), file)
-    file.seek(0)
     scripted = torch.jit.load(file)
     assert_same(scripted, module, FEATURES, ROIS)
     assert_same(scripted, module, OTHER_FEATURES, ROIS[:5])
     with pytest.raises(Exception, match=r"takes rois as one \(R, 5\) tensor"):
         scripted(FEATURES, [ROIS[:3, 1:], ROIS[:5, 1:]])
+
+    inputs, output = str(tmp_path / "inputs.pt"), str(tmp_path / "output.pt")
+    torch.save((FEATURES, ROIS), inputs)
+    code = (
+        f"import torch; torch.ops.load_library({str(LIBRARY)!r});"
+        f"torch.save(torch.jit.load({file!r})(*torch.load({inputs!r})), {output!r})"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, timeout=120)
+    assert torch.equal(torch.load(output), module(FEATURES, ROIS))
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -105,8 +117,7 @@ def test_module_is_copied_and_pickled_by_its_options():
 
 def test_op_alone_is_one_python_file_and_one_library(tmp_path):
     """What docs/roi_align.md says about a project without detectron2."""
-    source = Path(sys.modules[roi_align.__module__].__file__)
-    for file in (source, *source.parent.glob("_C*.so")):
+    for file in (SOURCE, LIBRARY):
         shutil.copy(file, tmp_path)
     code = (
         "import torch; from roi_align import roi_align;"
@@ -118,6 +129,17 @@ def test_op_alone_is_one_python_file_and_one_library(tmp_path):
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=120
     )
     assert done.stdout == "(1, 256, 7, 7)\n", done.stderr
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_the_python_of_the_document_runs(tmp_path, monkeypatch):
+    pytest.importorskip("onnxscript", reason="pip install onnx onnxscript")
+    monkeypatch.chdir(tmp_path)
+    document, names = (ROOT / "docs/roi_align.md").read_text(), {}
+    for block in re.findall(r"```python\n(.*?)```", document, flags=re.DOTALL):
+        exec(block, names)
+    assert names["pooled"].shape == (1, 256, 7, 7)
+    assert (tmp_path / "roi_align.onnx").exists()
 
 
 # ---- Transforms ----------------------------------------------------------------------------------
