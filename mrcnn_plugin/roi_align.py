@@ -16,6 +16,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 
 __all__ = ["RoIAlign", "roi_align"]
 
@@ -97,6 +98,7 @@ def roi_align(
         RuntimeError: a batch index is out of range (CPU).
     """
     _check_features(features)
+    _check_differentiation(features)
     height, width = _pair(output_size)
     _check_options(spatial_scale, sampling_ratio, mode, bin_stride)
     if not isinstance(rois, Tensor):
@@ -124,24 +126,39 @@ class RoIAlign(nn.Module):
         super().__init__()
         _check_options(spatial_scale, sampling_ratio, mode, bin_stride)
         self.output_size = _pair(output_size)
-        self.spatial_scale = spatial_scale
+        self.spatial_scale = float(spatial_scale)
         self.sampling_ratio = sampling_ratio
         self.aligned = aligned
         self.mode = mode
         self.bin_stride = bin_stride
 
-    def forward(self, features: Tensor, rois: Tensor | Sequence[Tensor]) -> Tensor:
+    def forward(self, features: Tensor, rois: Tensor | list[Tensor]) -> Tensor:
         """(N, C, H, W) and (R, 5), or N of (R_i, 4) -> (R, C, height, width): see `roi_align`."""
-        return roi_align(
-            features,
-            rois,
-            self.output_size,
-            self.spatial_scale,
-            self.sampling_ratio,
-            aligned=self.aligned,
-            mode=self.mode,
-            bin_stride=self.bin_stride,
-        )
+        if torch.jit.is_scripting():  # TorchScript knows the op, which checks its arguments too
+            assert isinstance(rois, Tensor), "a scripted RoIAlign takes rois as one (R, 5) tensor"
+            output, _ = torch.ops.mrcnn_plugin.roi_align(
+                features,
+                rois,
+                self.output_size[0],
+                self.output_size[1],
+                self.spatial_scale,
+                self.sampling_ratio,
+                self.aligned,
+                self.mode,
+                self.bin_stride,
+            )
+        else:
+            output = roi_align(
+                features,
+                rois,
+                self.output_size,
+                self.spatial_scale,
+                self.sampling_ratio,
+                aligned=self.aligned,
+                mode=self.mode,
+                bin_stride=self.bin_stride,
+            )
+        return output
 
     def extra_repr(self) -> str:
         return (
@@ -193,8 +210,18 @@ def _check_features(features: Tensor) -> None:
         raise TypeError(f"features must be one of {FEATURE_DTYPES}, got {features.dtype}")
 
 
+def _check_differentiation(features: Tensor) -> None:
+    if forward_ad.unpack_dual(features).tangent is not None:  # torch would return a zero tangent
+        raise RuntimeError("RoIAlign has no forward-mode derivative: use the backward")
+
+
+def _is(size: int | Tensor, expected: int) -> bool:
+    """size == expected; True in torch.jit.trace, where a size is data and the op checks it."""
+    return torch.jit.is_tracing() or size == expected
+
+
 def _check_rois(rois: Tensor, features: Tensor) -> None:
-    if rois.dim() != 2 or rois.shape[1] != 5:
+    if rois.dim() != 2 or not _is(rois.shape[1], 5):
         raise ValueError(
             "rois must be (R, 5): batch index, x1, y1, x2, y2; or a list of (R_i, 4) boxes, one "
             f"tensor an image. Got shape {tuple(rois.shape)}"
@@ -216,12 +243,12 @@ def _with_batch_index(boxes: Sequence[Tensor], features: Tensor) -> Tensor:
     """N tensors (R_i, 4) -> (sum of R_i, 5)."""
     if not isinstance(boxes, (list, tuple)) or not all(isinstance(b, Tensor) for b in boxes):
         raise TypeError(f"rois must be a tensor or a list of tensors, got {type(boxes).__name__}")
-    if len(boxes) != features.shape[0]:
+    if not _is(features.shape[0], len(boxes)):
         raise ValueError(
             f"rois as a list needs one tensor an image: got {len(boxes)} for {features.shape[0]}"
         )
     for image, b in enumerate(boxes):
-        if b.dim() != 2 or b.shape[1] != 4:
+        if b.dim() != 2 or not _is(b.shape[1], 4):
             raise ValueError(f"rois[{image}] must be (R_i, 4) boxes, got shape {tuple(b.shape)}")
     if not boxes:
         return features.new_zeros((0, 5), dtype=torch.float32)

@@ -1,0 +1,94 @@
+"""tools/gpu_suite.sh where a card is only pretended: which steps run, and what it says."""
+
+import os
+import subprocess
+
+import pytest
+from builders import ROOT
+
+PYTHON = """#!/usr/bin/env bash
+echo "python $*"
+[ "$REQUIRE_GPU$FORCE_CUDA" = 11 ] || exit 3
+case "$*" in
+  *$SLOW*) sleep 30 ;;
+  *$FAIL*) exit 7 ;;
+esac
+"""
+SANITIZER = (
+    '#!/usr/bin/env bash\necho "sanitizer $*, caching off: $PYTORCH_NO_CUDA_MEMORY_CACHING"\n'
+)
+ALL = ["versions", "build", "tests", "memcheck", "racecheck", "benchmark"]
+
+
+@pytest.fixture
+def suite(tmp_path):
+    def run(sanitizer=True, **environment):
+        programs = {"nvidia-smi": "#!/bin/sh\necho a card, a driver\n", "python": PYTHON}
+        if sanitizer:
+            programs["compute-sanitizer"] = SANITIZER
+        for name, text in programs.items():
+            (tmp_path / name).write_text(text)
+            (tmp_path / name).chmod(0o755)
+        report = tmp_path / "made/gpu.txt"
+        done = subprocess.run(
+            ["bash", ROOT / "tools/gpu_suite.sh", report],
+            env={
+                **os.environ,
+                "PATH": f"{tmp_path}:/usr/bin:/bin",
+                "PYTHON": str(tmp_path / "python"),
+                "CUDA_HOME": str(tmp_path),
+                "FAIL": "nothing",
+                "SLOW": "nothing",
+                **environment,
+            },
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        lines = done.stdout.splitlines()
+        return done.returncode, dict(line.split(maxsplit=1) for line in lines), report.read_text()
+
+    return run
+
+
+def test_all_steps(suite):
+    status, steps, report = suite()
+    assert status == 0
+    assert [*steps] == [*ALL, "written"]
+    assert all(steps[name].startswith("passed") for name in ALL)
+    assert "a card, a driver" in report and "commit: " in report
+    assert "setup.py build_ext --inplace" in report
+    assert "-m gpu tests" in report and "bench_roi_align.py" in report
+    assert "--tool memcheck" in report and "caching off: 1" in report
+    assert report.rstrip().splitlines()[-1].startswith("benchmark")
+
+
+def test_a_failed_step_fails_the_suite_and_the_others_run(suite):
+    status, steps, report = suite(FAIL="-m gpu tests")
+    assert status == 1
+    assert steps["tests"].startswith("FAILED: exit status 7")
+    assert steps["benchmark"].startswith("passed")
+    assert "FAILED: exit status 7" in report
+
+
+def test_nothing_runs_without_a_build(suite):
+    status, steps, _ = suite(FAIL="build_ext")
+    assert status == 1
+    assert [*steps] == ["versions", "build", "written"]
+
+
+def test_a_step_that_hangs_leaves_the_time_limit_whole(suite):
+    status, steps, _ = suite(SLOW="-m gpu tests", SUITE_SECONDS="2")
+    assert status == 1
+    assert steps["tests"].startswith("FAILED: 124")
+    assert steps["benchmark"].startswith("not run: no time left")
+
+
+@pytest.mark.skipif(
+    os.path.exists("/usr/local/cuda/bin/compute-sanitizer"), reason="compute-sanitizer is there"
+)
+def test_without_compute_sanitizer(suite):
+    status, steps, _ = suite(sanitizer=False)
+    assert status == 0
+    assert steps["memcheck"].startswith("skipped") and steps["racecheck"].startswith("skipped")

@@ -1,0 +1,96 @@
+#!/usr/bin/env bash
+# Everything that needs a CUDA card, in under ten minutes and without network: build, tests,
+# compute-sanitizer, benchmarks. Leaves one text file; fails when a step fails.
+#
+#   tools/gpu_suite.sh [file]                  default: output/gpu_suite.txt
+#
+# Environment: PYTHON (default: .venv/bin/python, else python3), TORCH_CUDA_ARCH_LIST (default: the
+# visible card), SUITE_SECONDS (default: 570). PYTHONPATH is kept, so that it may bring packages.
+set -uo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+report=${1:-output/gpu_suite.txt}
+python=${PYTHON:-$([ -x .venv/bin/python ] && echo .venv/bin/python || echo python3)}
+deadline=$((SECONDS + ${SUITE_SECONDS:-570}))
+summary=()
+failed=0
+export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1 REQUIRE_GPU=1 FORCE_CUDA=1
+
+mkdir -p "$(dirname "$report")"
+: >"$report"
+
+note() {
+  summary+=("$(printf '%-12s %-28s %4d s' "$1" "$2" "$3")")
+  echo "${summary[-1]}"
+}
+
+# step NAME SECONDS COMMAND...: the output goes to the report, the exit status to the summary.
+step() {
+  local name=$1 limit=$2 left=$((deadline - SECONDS)) start=$SECONDS status
+  shift 2
+  [ "$left" -lt "$limit" ] && limit=$left
+  printf '\n==== %s: %s\n' "$name" "$*" >>"$report"
+  if [ "$limit" -le 0 ]; then
+    failed=1
+    note "$name" "not run: no time left" 0
+    return 1
+  fi
+  timeout --kill-after=5 "$limit" "$@" >>"$report" 2>&1 </dev/null
+  status=$?
+  case $status in
+    0) note "$name" "passed" $((SECONDS - start)) ;;
+    124 | 137) note "$name" "FAILED: $status, over $limit s" $((SECONDS - start)) ;;
+    *) note "$name" "FAILED: exit status $status" $((SECONDS - start)) ;;
+  esac
+  [ "$status" -eq 0 ] || failed=1
+  return "$status"
+}
+
+finish() {
+  {
+    printf '\n==== summary\n'
+    printf '%s\n' "${summary[@]}"
+  } >>"$report"
+  echo "written to $report"
+  exit "$failed"
+}
+
+sanitizer=$(PATH="$PATH:${CUDA_HOME:-/usr/local/cuda}/bin:/usr/local/cuda/bin" \
+  command -v compute-sanitizer)
+
+{
+  date -u '+%Y-%m-%d %H:%M UTC'
+  echo "commit: $(git describe --always --dirty 2>/dev/null || echo unknown)"
+  nvidia-smi --query-gpu=name,driver_version,memory.total,power.limit --format=csv 2>&1
+  "${CUDA_HOME:-/usr/local/cuda}/bin/nvcc" --version 2>&1 | tail -n 2
+  echo "compute-sanitizer: ${sanitizer:-not installed}"
+} >>"$report"
+
+step versions 60 "$python" -c '
+import platform, torch, torchvision
+assert torch.cuda.is_available(), "torch sees no CUDA device"
+major, minor = torch.cuda.get_device_capability()
+print("python", platform.python_version(), "torch", torch.__version__, "CUDA", torch.version.cuda,
+      "torchvision", torchvision.__version__)
+print("card", torch.cuda.get_device_name(), f"sm_{major}{minor}")' || finish
+
+step build 180 "$python" setup.py build_ext --inplace || finish
+
+step tests 180 "$python" -m pytest -q -p no:cacheprovider -m gpu tests
+
+# Without torch's cache every tensor is an allocation of its own, so that reading past one shows.
+small=(-m pytest -q -p no:cacheprovider -m gpu tests/test_roi_align_cuda.py
+  -k "hostile or no_image or empty or layout")
+if [ -n "$sanitizer" ]; then
+  PYTORCH_NO_CUDA_MEMORY_CACHING=1 step memcheck 90 "$sanitizer" --tool memcheck \
+    --error-exitcode 9 --target-processes all "$python" "${small[@]}"
+  step racecheck 90 "$sanitizer" --tool racecheck --error-exitcode 9 --target-processes all \
+    "$python" "${small[@]}"
+else
+  note memcheck "skipped: no compute-sanitizer" 0
+  note racecheck "skipped: no compute-sanitizer" 0
+fi
+
+step benchmark 150 "$python" tests/benchmarks/bench_roi_align.py
+
+finish
