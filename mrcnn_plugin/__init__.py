@@ -21,15 +21,21 @@ from .backbone import build_mrcnn_resnet_c4_backbone  # noqa: E402
 from .config import add_mrcnn_config  # noqa: E402
 from .mask_head import MRCNNMaskFCNHead  # noqa: E402
 from .multiscale_roi_align import MultiScaleRoIAlign, multiscale_roi_align  # noqa: E402
-from .roi_heads import MRCNNRes5ROIHeads  # noqa: E402
+from .roi_heads import (  # noqa: E402
+    MRCNNCascadeROIHeads,
+    MRCNNRes5ROIHeads,
+    MRCNNStandardROIHeads,
+)
 from .rpn import MRCNNRPN, MRCNNRPNHead  # noqa: E402
 from .use_roi_align import use_roi_align  # noqa: E402
 
 __all__ = [
     "MRCNNRPN",
+    "MRCNNCascadeROIHeads",
     "MRCNNMaskFCNHead",
     "MRCNNRPNHead",
     "MRCNNRes5ROIHeads",
+    "MRCNNStandardROIHeads",
     "MultiScaleRoIAlign",
     "RoIAlign",
     "add_mrcnn_config",

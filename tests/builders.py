@@ -13,8 +13,8 @@ ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = ROOT / "configs"
 
 
-def load_cfg(name: str, *opts) -> CfgNode:
-    """A config of `configs/` on the CPU from random weights, with `KEY, VALUE, ...` overrides."""
+def load_cfg(name: str | Path, *opts) -> CfgNode:
+    """A config of `configs/` (or a full path), CPU, random weights, `KEY, VALUE, ...` overrides."""
     cfg = get_cfg()
     add_mrcnn_config(cfg)
     cfg.merge_from_file(str(CONFIGS / name))

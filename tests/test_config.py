@@ -10,26 +10,30 @@ from mrcnn_plugin import add_mrcnn_config
 from mrcnn_plugin.engine import use_available_device
 
 YAMLS = sorted(
-    str(p.relative_to(CONFIGS)) for p in CONFIGS.rglob("*.yaml") if not p.name.startswith("Base-")
+    str(path.relative_to(ROOT))
+    for folder in ("configs", "projects")
+    for path in (ROOT / folder).rglob("*.yaml")
+    if not path.name.startswith("Base-")
 )
 
 
 def test_yamls_are_found():
-    assert "mask_rcnn_R101_C4.yaml" in YAMLS and len(YAMLS) >= 5
+    assert "configs/mask_rcnn_R101_C4.yaml" in YAMLS and len(YAMLS) >= 9
 
 
 @pytest.mark.parametrize("name", YAMLS)
 def test_yaml_builds_trains_a_step_and_infers(name):
     cfg = load_cfg(
-        name,
+        ROOT / name,
         *("MODEL.RPN.POST_NMS_TOPK_TRAIN", 60, "MODEL.RPN.POST_NMS_TOPK_TEST", 10),
         *("MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", 8, "MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.0),
         *("TEST.DETECTIONS_PER_IMAGE", 5),
     )
-    assert cfg.MODEL.BACKBONE.NAME == "build_mrcnn_resnet_c4_backbone"
     assert cfg.MODEL.PROPOSAL_GENERATOR.NAME == "MRCNNRPN"
-    assert cfg.MODEL.ROI_HEADS.NAME == "MRCNNRes5ROIHeads"
-    assert cfg.MODEL.ROI_MASK_HEAD.NAME == "MRCNNMaskFCNHead"
+    if name.startswith("configs"):
+        assert cfg.MODEL.BACKBONE.NAME == "build_mrcnn_resnet_c4_backbone"
+        assert cfg.MODEL.ROI_HEADS.NAME == "MRCNNRes5ROIHeads"
+        assert cfg.MODEL.ROI_MASK_HEAD.NAME == "MRCNNMaskFCNHead"
     model = build(cfg)
     # The random net's features grow with depth (FrozenBN): a small input keeps the loss finite.
     model.pixel_std.mul_(1e4)
@@ -37,10 +41,14 @@ def test_yaml_builds_trains_a_step_and_infers(name):
     with EventStorage():
         losses = model.train()(batch)
     sum(losses.values()).backward()
-    assert len(losses) == 5 and all(torch.isfinite(v) for v in losses.values()), losses
+    assert {"loss_rpn_cls", "loss_rpn_loc"} < set(losses) and all(
+        torch.isfinite(v) for v in losses.values()
+    ), losses
     with torch.no_grad():
         (output,) = model.eval()(batch)
-    assert output["instances"].pred_masks.shape[1:] == (96, 128)
+    assert len(output["instances"]) > 0
+    if cfg.MODEL.MASK_ON:
+        assert output["instances"].pred_masks.shape[1:] == (96, 128)
 
 
 def test_the_papers_counts():

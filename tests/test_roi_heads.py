@@ -4,7 +4,7 @@ import pytest
 import torch
 from builders import build, fake_batch, load_cfg, tiny_cfg
 from detectron2.layers import ShapeSpec
-from detectron2.modeling.roi_heads import build_roi_heads
+from detectron2.modeling.roi_heads import Res5ROIHeads, build_roi_heads
 from detectron2.structures import Boxes
 from detectron2.utils.events import EventStorage
 
@@ -41,7 +41,7 @@ def test_stride_2_equals_all_bins_and_a_strided_res5(stride_in_1x1):
     """Against the full 14x14 grid through detectron2's own res5, on the same weights."""
     heads = r50_heads(*DETECTRON2_HEAD, "MODEL.RESNETS.STRIDE_IN_1X1", stride_in_1x1)
     cfg = load_cfg("mask_rcnn_R50_C4.yaml", "MODEL.RESNETS.STRIDE_IN_1X1", stride_in_1x1)
-    theirs, _ = type(heads).__mro__[1]._build_res5_block(cfg)
+    theirs, _ = Res5ROIHeads._build_res5_block(cfg)
     theirs.load_state_dict(heads.res5.state_dict())
     full_grid = heads.pooler.roi_align.__class__(14, 1 / 16, sampling_ratio=2)
     with torch.no_grad():
