@@ -27,6 +27,7 @@ from .roi_heads import (  # noqa: E402
     MRCNNStandardROIHeads,
 )
 from .rpn import MRCNNRPN, MRCNNRPNHead  # noqa: E402
+from . import torchvision_weights  # noqa: E402, F401  registers torchvision:// addresses
 from .use_roi_align import use_roi_align  # noqa: E402
 
 __all__ = [
