@@ -14,6 +14,7 @@ YAMLS = sorted(
     for folder in ("configs", "projects")
     for path in (ROOT / folder).rglob("*.yaml")
     if not path.name.startswith("Base-")
+    and "PaperAblations" not in path.parts  # tests/test_paper_ablations.py
 )
 
 

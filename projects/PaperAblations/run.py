@@ -1,0 +1,190 @@
+#!/usr/bin/env python3
+"""Run rows of the paper's Table 2 over seeds, resume what is done, write one table and one plot.
+
+    run.py --arms '2c_*' --seeds 1 2 3 --num-gpus 8              on COCO, the paper's schedule
+    run.py --arms '2[bc]_*' --seeds 1 2 3 --shapes SOLVER.MAX_ITER 600      small, on a CPU
+
+An arm is a file of configs/. With --shapes its own lines (not its base) are put on top of
+configs/mask_rcnn_shapes_C4.yaml, a small net on drawn shapes; this works for the arms on C4.
+"""
+
+import argparse
+import json
+import multiprocessing
+import sys
+from fnmatch import fnmatch
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import yaml
+from detectron2.config import CfgNode, get_cfg
+from detectron2.engine import default_setup, launch
+from detectron2.utils import comm
+
+PROJECT = Path(__file__).resolve().parent
+sys.path.insert(0, str(PROJECT))
+
+from paper_ablations import add_paper_ablations_config  # noqa: E402
+
+from mrcnn_plugin import add_mrcnn_config  # noqa: E402
+from mrcnn_plugin.data import register_datasets  # noqa: E402
+from mrcnn_plugin.engine import (  # noqa: E402
+    MRCNNTrainer,
+    check_inputs,
+    start_logging,
+    use_available_device,
+)
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt  # noqa: E402
+
+SHAPES = PROJECT.parents[1] / "configs/mask_rcnn_shapes_C4.yaml"
+
+# Mask AP, Mask R-CNN (arXiv 1703.06870), Table 2 and Sec. 4.2.
+PUBLISHED = {
+    "2a_R50_C4": 30.3,
+    "2a_R101_C4": 32.7,
+    "2a_R50_FPN": 33.6,
+    "2a_R101_FPN": 35.4,
+    "2a_X101_FPN": 36.7,
+    "2b_softmax": 24.8,
+    "2b_sigmoid": 30.3,
+    "2b_class_agnostic": 29.7,
+    "2b_class_specific": 30.3,
+    "2c_roipool_max": 26.9,
+    "2c_roiwarp_max": 27.2,
+    "2c_roiwarp_ave": 27.1,
+    "2c_roialign_max": 30.2,
+    "2c_roialign_ave": 30.3,
+    "2d_roipool": 23.6,
+    "2d_roialign": 30.9,
+    "2e_mlp_2fc": 31.5,
+    "2e_mlp_3fc": 31.5,
+    "2e_fcn": 33.6,
+}
+
+
+def all_arms():
+    paths = (PROJECT / "configs").glob("*.yaml")
+    return sorted(path.stem for path in paths if not path.stem.startswith("Base-"))
+
+
+def arm_cfg(arm: str, *, shapes: bool, opts=()) -> CfgNode:
+    """The config of an arm: its file, or its own lines on the small net for drawn shapes."""
+    cfg = get_cfg()
+    add_mrcnn_config(cfg)
+    add_paper_ablations_config(cfg)
+    path = PROJECT / f"configs/{arm}.yaml"
+    if shapes:
+        cfg.merge_from_file(str(SHAPES))
+        own_lines = yaml.safe_load(path.read_text())
+        own_lines.pop("_BASE_")
+        cfg.merge_from_other_cfg(CfgNode(own_lines))
+    else:
+        cfg.merge_from_file(str(path))
+    cfg.merge_from_list(list(opts))
+    return cfg
+
+
+def train(args, arm: str, seed: int, output: Path) -> None:
+    """Train and evaluate one arm with one seed; leaves `result.json`. Runs in every process."""
+    cfg = arm_cfg(arm, shapes=args.shapes, opts=args.opts)
+    cfg.merge_from_list(["SEED", seed, "OUTPUT_DIR", str(output), "TEST.EVAL_PERIOD", 0])
+    use_available_device(cfg)
+    cfg.freeze()
+    start_logging(cfg.OUTPUT_DIR)
+    default_setup(cfg, args)
+    register_datasets(cfg)
+    check_inputs(cfg, training=True)
+    trainer = MRCNNTrainer(cfg)
+    trainer.resume_or_load(resume=True)
+    trainer.train()
+    if comm.is_main_process():
+        results = trainer._last_eval_results
+        (output / "result.json").write_text(json.dumps(results, indent=1))
+
+
+def run_all(args, arms) -> None:
+    jobs = [(arm, seed) for seed in args.seeds for arm in arms]  # a first table after one seed
+    for number, (arm, seed) in enumerate(jobs, start=1):
+        output = Path(args.output) / arm / f"seed{seed}"
+        if not (output / "result.json").exists():
+            print(f"ablations: {number} of {len(jobs)}: {arm}, seed {seed}", flush=True)
+            _in_new_process(args, arm, seed, output)
+        report(Path(args.output), arms)
+
+
+def _in_new_process(args, arm: str, seed: int, output: Path) -> None:
+    """Logging and random state start afresh for every run."""
+    process = multiprocessing.get_context("spawn").Process(
+        target=launch,
+        args=(train, args.num_gpus),
+        kwargs={"dist_url": "auto", "args": (args, arm, seed, output)},
+    )
+    process.start()
+    process.join()
+    if process.exitcode != 0:
+        sys.exit(f"run.py: {arm}, seed {seed} failed; what is done stays, run again to go on")
+
+
+def collect(output: Path, arms) -> dict[str, list[float]]:
+    """Arm -> segm AP of every seed that is done."""
+    done = {arm: sorted((output / arm).glob("seed*/result.json")) for arm in arms}
+    return {
+        arm: [json.loads(path.read_text())["segm"]["AP"] for path in paths]
+        for arm, paths in done.items()
+    }
+
+
+def table(results: dict[str, list[float]]) -> str:
+    """Markdown: arm, published AP, ours as mean +- sample standard deviation, the seeds."""
+    lines = ["| arm | paper, COCO | ours, mean | spread | seeds |", "|---|---|---|---|---|"]
+    for arm, aps in results.items():
+        if not aps:
+            lines.append(f"| {arm} | {PUBLISHED[arm]} | not yet run | | |")
+            continue
+        spread = f"{np.std(aps, ddof=1):.1f}" if len(aps) > 1 else ""
+        seeds = ", ".join(f"{ap:.1f}" for ap in aps)
+        lines.append(f"| {arm} | {PUBLISHED[arm]} | {np.mean(aps):.1f} | {spread} | {seeds} |")
+    return "\n".join(lines) + "\n"
+
+
+def report(output: Path, arms) -> None:
+    """Write `table.md` and `plot.png`: every seed a dot, the mean a bar."""
+    results = {arm: aps for arm, aps in collect(output, arms).items() if aps}
+    (output / "table.md").write_text(table(results))
+    figure, axes = plt.subplots(figsize=(8, 1 + 0.45 * len(results)), layout="constrained")
+    for row, aps in enumerate(results.values()):
+        axes.plot([np.mean(aps)] * 2, [row - 0.3, row + 0.3], color="tab:blue", linewidth=3)
+        axes.plot(aps, [row] * len(aps), "o", color="black", markersize=4)
+    axes.set(yticks=range(len(results)), yticklabels=list(results), xlabel="segm AP")
+    axes.invert_yaxis()
+    axes.grid(axis="x", alpha=0.3)
+    figure.savefig(output / "plot.png", dpi=100)
+    plt.close(figure)
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--arms", nargs="+", default=["*"], help="names or patterns of configs/")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[1])
+    parser.add_argument("--shapes", action="store_true", help="small nets on drawn shapes")
+    parser.add_argument("--num-gpus", type=int, default=1)
+    parser.add_argument("--output", default="output/ablations")
+    parser.add_argument("opts", nargs="*", help="KEY VALUE overrides of every config")
+    args = parser.parse_args()
+    args.eval_only = False
+
+    arms = [arm for arm in all_arms() if any(fnmatch(arm, p) for p in args.arms)]
+    if not arms:
+        sys.exit(f"run.py: no arm matches {args.arms}; there are: {', '.join(all_arms())}")
+    run_all(args, arms)
+    print((Path(args.output) / "table.md").read_text())
+    print(f"ablations: {Path(args.output).resolve()}/table.md and plot.png")
+
+
+if __name__ == "__main__":
+    main()
