@@ -264,7 +264,9 @@ def cpu_name():
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         return platform.machine()
-    return next((x.split(": ")[1] for x in lines if x.startswith("model name")), "unknown processor")
+    return next(
+        (x.split(": ")[1] for x in lines if x.startswith("model name")), "unknown processor"
+    )
 
 
 def print_machine(machine):
