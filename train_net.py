@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Train, resume and evaluate: detectron2's command line with this plugin's components.
 
-train_net.py --config-file configs/mask_rcnn_R101_C4.yaml --num-gpus 8
-train_net.py --config-file configs/mask_rcnn_R101_C4.yaml --num-gpus 8 --resume
-train_net.py --config-file configs/mask_rcnn_R101_C4.yaml --eval-only MODEL.WEIGHTS model.pth
+    train_net.py --config-file configs/mask_rcnn_R101_C4.yaml --num-gpus 8
+    train_net.py --config-file configs/mask_rcnn_R101_C4.yaml --num-gpus 8 --resume
+    train_net.py --config-file configs/mask_rcnn_R101_C4.yaml --eval-only MODEL.WEIGHTS model.pth
 """
 
 import sys

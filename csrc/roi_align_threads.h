@@ -94,6 +94,9 @@ struct SlabLoop {
         work(Slab{index, index / slabs_per_image, channel, std::min(lanes, channels - channel)},
              i % parts, space);
       }
+#if defined(__x86_64__)
+      _mm_sfence();  // what has been stored past the caches
+#endif
     });
   }
 };

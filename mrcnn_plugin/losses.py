@@ -34,13 +34,7 @@ def rpn_cls_loss(objectness_logits: Tensor, gt_labels: Tensor, *, n_cls: float) 
 
 
 def rpn_reg_loss(
-    pred_deltas: Tensor,
-    gt_deltas: Tensor,
-    *,
-    num_images: int,
-    lam: float,
-    n_reg: float,
-    beta: float,
+    pred_deltas: Tensor, gt_deltas: Tensor, *, num_images: int, lam: float, n_reg: float, beta: float
 ) -> Tensor:
     """`lambda * 1/N_reg * sum_i p*_i L_reg(t_i, t*_i)`, averaged over images (second term).
 

@@ -42,9 +42,7 @@ class MRCNNMaskFCNHead(MaskRCNNConvUpsampleHead):
             ValueError: another loss, or softmax over class-agnostic masks.
         """
         if mask_loss not in _LOSSES:
-            raise ValueError(
-                f"MODEL.MRCNN.MASK_LOSS is '{mask_loss}'; expected one of {[*_LOSSES]}"
-            )
+            raise ValueError(f"MODEL.MRCNN.MASK_LOSS is '{mask_loss}'; expected one of {[*_LOSSES]}")
         if mask_loss == "softmax" and num_classes == 1:
             raise ValueError(
                 "MODEL.MRCNN.MASK_LOSS 'softmax' lets classes compete and needs at least two of "

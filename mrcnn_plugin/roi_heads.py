@@ -54,9 +54,7 @@ class MRCNNRes5ROIHeads(Res5ROIHeads):
 
     @classmethod
     def from_config(cls, cfg, input_shape: dict[str, ShapeSpec]):
-        ret = super(Res5ROIHeads, cls).from_config(
-            cfg
-        )  # past Res5ROIHeads, whose parts it replaces
+        ret = super(Res5ROIHeads, cls).from_config(cfg)  # past Res5ROIHeads, whose parts it replaces
         (in_feature,) = ret["in_features"] = cfg.MODEL.ROI_HEADS.IN_FEATURES
         stride = cfg.MODEL.MRCNN.RES5_STRIDE
         resolution = cfg.MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION

@@ -37,7 +37,5 @@ def photographs():
     """
     path = Path(os.environ.get("MRCNN_TEST_DATA", ROOT.parent / "shared/data"))
     if not path.is_dir():
-        pytest.skip(
-            f"no photographs at {path}: set MRCNN_TEST_DATA (docs/training.md says to what)"
-        )
+        pytest.skip(f"no photographs at {path}: set MRCNN_TEST_DATA (docs/training.md says to what)")
     return path

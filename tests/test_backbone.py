@@ -38,9 +38,7 @@ def test_same_names_and_function_as_detectron2s_backbone():
 
 def test_res5_turns_7x7x1024_into_7x7x2048():
     res5 = res5_stage(depth=101, stride=1)
-    assert (
-        sum(isinstance(m, torch.nn.Conv2d) for b in res5 for m in (b.conv1, b.conv2, b.conv3)) == 9
-    )
+    assert sum(isinstance(m, torch.nn.Conv2d) for b in res5 for m in (b.conv1, b.conv2, b.conv3)) == 9
     with torch.no_grad():
         assert res5(torch.randn(2, 1024, 7, 7)).shape == (2, 2048, 7, 7)
         assert res5_stage(depth=101, stride=2)(torch.randn(2, 1024, 14, 14)).shape[-2:] == (7, 7)

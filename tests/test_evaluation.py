@@ -138,6 +138,4 @@ def test_low_scores_are_not_drawn(dataset):
     _, nothing = draw_comparison(image, output["instances"], metadata)
     _, everything = draw_comparison(image, output["instances"], metadata, min_score=0.05)
     blank = cv2.imread(image["file_name"])[..., ::-1]
-    assert (
-        np.abs(nothing.astype(int) - blank).mean() < np.abs(everything.astype(int) - blank).mean()
-    )
+    assert np.abs(nothing.astype(int) - blank).mean() < np.abs(everything.astype(int) - blank).mean()

@@ -100,9 +100,7 @@ def test_pip_install_into_another_place(tmp_path):
     """`pip install --no-build-isolation .`, then the op runs from there."""
     environment = {**__import__("os").environ, "FORCE_CUDA": "0"}
     shutil.copytree(
-        ROOT,
-        tmp_path / "source",
-        ignore=shutil.ignore_patterns(".venv", ".git", "build", "*.so", "output", "datasets"),
+        ROOT, tmp_path / "source", ignore=shutil.ignore_patterns(".venv", ".git", "build", "*.so", "output", "datasets")
     )
     subprocess.run(
         [sys.executable, "-m", "pip", "install", "--no-build-isolation", "--no-deps", "-q"]

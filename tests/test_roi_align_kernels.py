@@ -1,4 +1,4 @@
-"""RoIAlign's CPU kernels give one result, whatever the instruction set, slab, window and threads."""
+"""RoIAlign on the CPU gives one result for any instruction set, slab, window and threads."""
 
 import os
 import subprocess

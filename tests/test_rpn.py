@@ -94,13 +94,7 @@ def test_n_reg_is_about_2400_for_a_600_by_1000_image():
 def test_lambda_scales_the_regression_term_alone():
     anchors = Boxes(torch.rand(60, 4).cumsum(1) * 20)
     labels = torch.randint(-1, 2, (1, 60))
-    inputs = (
-        labels,
-        torch.randn(1, 60),
-        torch.randn(1, 60, 4),
-        anchors.tensor[None] + 1.0,
-        anchors,
-    )
+    inputs = (labels, torch.randn(1, 60), torch.randn(1, 60, 4), anchors.tensor[None] + 1.0, anchors)
     one = losses_of(build_rpn("MODEL.MRCNN.RPN_LAMBDA", 1.0), *inputs)
     ten = losses_of(build_rpn("MODEL.MRCNN.RPN_LAMBDA", 10.0), *inputs)
     assert ten["loss_rpn_cls"] == one["loss_rpn_cls"]

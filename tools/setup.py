@@ -39,9 +39,7 @@ def check_machine():
     if not (os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++")):
         fail("there is no C++ compiler to build RoIAlign with: apt-get install g++")
     if not (Path(_include_dir()) / "Python.h").exists():
-        fail(
-            "Python.h is missing, which pip needs to build a dependency: apt-get install python3-dev"
-        )
+        fail("Python.h is missing, which pip needs to build a dependency: apt-get install python3-dev")
     free = shutil.disk_usage(ROOT).free / 1e9
     if not PYTHON.exists() and free < GIGABYTES_NEEDED:
         fail(f"{free:.1f} GB are free here, {GIGABYTES_NEEDED} GB are needed for the environment")
@@ -162,11 +160,7 @@ def main():
             requirements,
         ),
     )
-    once(
-        "detectron2",
-        digest(requirements, extra=os.environ.get("DETECTRON2", "")),
-        install_detectron2,
-    )
+    once("detectron2", digest(requirements, extra=os.environ.get("DETECTRON2", "")), install_detectron2)
     sources = [*(ROOT / "csrc").iterdir(), ROOT / "setup.py", ROOT / "pyproject.toml"]
     switches = f"{os.environ.get('FORCE_CUDA')} {os.environ.get('TORCH_CUDA_ARCH_LIST')}"
     once("plugin", digest(*sources, extra=switches), install_plugin)

@@ -33,7 +33,9 @@ def register_datasets(cfg: CfgNode) -> None:
             register_coco_instances(name, {}, str(json_file), str(json_file.parent))
         elif name == "fruits_nuts":
             folder = root / "fruits_nuts"
-            register_coco_instances(name, {}, str(folder / "trainval.json"), str(folder / "images"))
+            register_coco_instances(
+                name, {}, str(folder / "trainval.json"), str(folder / "images")
+            )
 
 
 def _draw_once(name: str, folder: Path) -> Path:

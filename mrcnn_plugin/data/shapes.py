@@ -80,9 +80,7 @@ def _outline(name: str, rng: np.random.Generator, size: int) -> np.ndarray:
 
 def _color(rng: np.random.Generator) -> np.ndarray:
     """A saturated BGR colour that stands out from the background, (3,) float64."""
-    hsv = np.array(
-        [[[rng.integers(180), rng.integers(150, 256), rng.integers(150, 256)]]], np.uint8
-    )
+    hsv = np.array([[[rng.integers(180), rng.integers(150, 256), rng.integers(150, 256)]]], np.uint8)
     return cv2.cvtColor(hsv, cv2.COLOR_HSV2BGR)[0, 0].astype(float)
 
 

@@ -44,14 +44,7 @@ def draw_curves(figure: Figure, metrics_file: str | Path) -> None:
     """Draw the losses and APs that detectron2's `JSONWriter` wrote into an empty figure."""
     lines = [json.loads(line) for line in Path(metrics_file).read_text().splitlines()]
     loss_axes, ap_axes = figure.subplots(1, 2)
-    for name in (
-        "total_loss",
-        "loss_rpn_cls",
-        "loss_rpn_loc",
-        "loss_cls",
-        "loss_box_reg",
-        "loss_mask",
-    ):
+    for name in ("total_loss", "loss_rpn_cls", "loss_rpn_loc", "loss_cls", "loss_box_reg", "loss_mask"):
         points = [(line["iteration"], line[name]) for line in lines if name in line]
         loss_axes.plot(*zip(*points), label=name, linewidth=2 if name == "total_loss" else 1)
     for name in ("bbox/AP", "bbox/AP50", "segm/AP", "segm/AP50"):
