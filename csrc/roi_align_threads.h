@@ -81,7 +81,7 @@ struct SlabLoop {
   /// about the number of pixels and bins of a part. make_space() makes a thread's own `space`.
   template <typename MakeSpace, typename Work>
   void run(int64_t parts, int64_t cost, const MakeSpace& make_space, const Work& work) const {
-    constexpr int64_t kSmall = int64_t{1} << 18;  // elements: some ten microseconds
+    constexpr int64_t kSmall = int64_t{1} << 20;  // elements: a fraction of a millisecond
     const int64_t grain = 1 + kSmall / (1 + cost * lanes);
     const int64_t tasks = slabs * parts, threads = torch::stable::get_num_threads();
     // Each thread takes the next task when it has done one: a thread whose core is busy elsewhere

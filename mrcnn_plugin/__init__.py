@@ -25,8 +25,8 @@ from .roi_heads import MRCNNRes5ROIHeads  # noqa: E402
 from .rpn import MRCNNRPN, MRCNNRPNHead  # noqa: E402
 
 __all__ = [
-    "MRCNNRPN",
     "MRCNNMaskFCNHead",
+    "MRCNNRPN",
     "MRCNNRPNHead",
     "MRCNNRes5ROIHeads",
     "MultiScaleRoIAlign",
