@@ -14,6 +14,7 @@ constexpr const char* kNames[] = {"baseline", "avx2", "avx512"};
 
 Isa best_isa() {
 #ifdef MRCNN_MULTIPLE_ISAS
+  // Every processor with AVX2 also has F16C.
   const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
   const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");

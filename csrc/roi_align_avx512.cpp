@@ -2,8 +2,10 @@
 #include "roi_align_kernels.h"
 
 #ifdef MRCNN_MULTIPLE_ISAS
+// GCC 12 warns of the undefined operands in its own header.
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #define MRCNN_ISA avx512
-#define MRCNN_TARGET __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")))
+#define MRCNN_TARGET __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")))
 #define MRCNN_VECTOR_BYTES 64
 #include "roi_align_isa.h"
 #endif

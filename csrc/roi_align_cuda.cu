@@ -208,7 +208,8 @@ __device__ void keep_greater(acc_t value, int32_t index, acc_t& best, int32_t& a
 template <typename T, typename coord_t>
 __global__ void maximum_kernel(View<const T> features, const coord_t* boxes, int64_t batch,
                                LevelFilter filter, int64_t map_height, int64_t map_width,
-                               RoiAlignOptions options, Shape shape, int64_t cells, View<T> output, View<int32_t> argmax) {
+                               RoiAlignOptions options, Shape shape, int64_t cells, View<T> output,
+                               View<int32_t> argmax) {
   using acc_t = accumulate_t<T>;
   const int64_t i = blockIdx.x * int64_t{kThreads} + threadIdx.x;
   if (i >= cells) return;
@@ -366,8 +367,7 @@ struct PlanStorage {
     reach = torch::stable::new_empty(rois, {count, 5}, ScalarType::Long);
     plan.reach = static_cast<Reach*>(reach.mutable_data_ptr());
     plan.rois = count;
-    launch(plan_kernel<acc_t, coord_t>, 2 * count, stream, boxes, batch, filter, options,
-           plan);
+    launch(plan_kernel<acc_t, coord_t>, 2 * count, stream, boxes, batch, filter, options, plan);
   }
 };
 
@@ -384,7 +384,8 @@ void forward(const Tensor& features, const Tensor& rois, const LevelFilter& filt
            filter, height, width, options, shape, shape.cells(), mutable_view<T>(output),
            mutable_view<int32_t>(result.argmax));
   } else {
-    const PlanStorage<accumulate_t<T>> storage(rois, boxes, filter, batch, height, width, options, stream);
+    const PlanStorage<accumulate_t<T>> storage(rois, boxes, filter, batch, height, width, options,
+                                               stream);
     launch(average_kernel<T>, shape.cells(), stream, const_view<T>(features), storage.plan, shape,
            shape.cells(), mutable_view<T>(output));
   }
@@ -456,8 +457,8 @@ std::tuple<Tensor, Tensor> roi_align_levels_cuda(std::vector<Tensor> features, c
   };
   const ForwardResult result = empty_result(features[0], boxes, options_of(spatial_scales[0]));
   for (int64_t level = 0; level < count; ++level) {
-    forward_any(features[level], boxes, {level_of, level, count},
-                options_of(spatial_scales[level]), result);
+    forward_any(features[level], boxes, {level_of, level, count}, options_of(spatial_scales[level]),
+                result);
   }
   return {result.output, result.argmax};
 }

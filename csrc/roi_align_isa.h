@@ -6,13 +6,13 @@ namespace mrcnn_plugin {
 namespace MRCNN_ISA {
 namespace {
 
+// In this order: each is written in the terms of those before it.
+// clang-format off
 #include "roi_align_vector.h"
-// vector.h first: the others are written in its terms
 #include "roi_align_slab.h"
-// slab.h before the arithmetic
 #include "roi_align_average.h"
-// maximum.h interpolates with average.h
 #include "roi_align_maximum.h"
+// clang-format on
 
 template <typename T, int lanes>
 Kernels<T> table() {

@@ -78,7 +78,7 @@ struct Grid {
   int64_t row_stride, width;  // in elements; in pixels
 };
 
-/// `scratch` has room for scratch_rows rows of an input, each with a pixel of zeros at its end.
+/// `scratch` below has room for so many rows of an input, each with a pixel of zeros at its end.
 constexpr int64_t kScratchRows = 8;
 
 template <typename T>

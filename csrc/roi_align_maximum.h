@@ -184,7 +184,7 @@ template <typename acc_t, int lanes>
 MRCNN_TARGET void maximum_backward(const Samples<acc_t>& y, const Samples<acc_t>& x,
                                    const acc_t* grad_out, const index_t<acc_t>* argmax,
                                    acc_t* scratch, const Grid<acc_t>& grad) {
-  constexpr int64_t kDense = 2 * lanes;  // samples a bin; measured
+  constexpr int64_t kDense = 2 * lanes;  // samples a bin: an estimate of where the other is faster
   if (y.most * x.most <= kDense) {
     maximum_backward_dense<acc_t, lanes>(y, x, grad_out, argmax, scratch, grad);
   } else {

@@ -228,7 +228,8 @@ Plan<Entry> plan_rois(const Rois& rois, int64_t batch, int64_t height, int64_t w
                     "; expected an integer from 0 to N - 1 for features of N = ", batch, " images");
     if (rois.has(r)) plan.images[image].rois.push_back(r);
   }
-  torch::stable::parallel_for(0, count, 64, [&](int64_t begin, int64_t end) {
+  constexpr int64_t kGrain = 1024;  // RoIs: about a millisecond
+  torch::stable::parallel_for(0, count, kGrain, [&](int64_t begin, int64_t end) {
     for (int64_t r = begin; r < end; ++r) {
       if (!rois.has(r)) continue;
       const coord_t* box = boxes + 5 * r + 1;

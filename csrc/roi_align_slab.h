@@ -108,36 +108,54 @@ MRCNN_TARGET void pack(const Plane<const T>& from, acc_t* slab) {
   }
 }
 
-/// Copies past the caches. Memory that is only written need not be read first.
-MRCNN_TARGET inline void stream(const void* from, void* to, size_t bytes) {
-#if defined(__SSE2__)
-  const auto* source = static_cast<const char*>(from);
-  auto* target = static_cast<char*>(to);
-  const size_t head = -reinterpret_cast<uintptr_t>(target) % kVectorBytes;
-  size_t done = head < bytes ? head : bytes;
-  __builtin_memcpy(target, source, done);
-  for (; done + kVectorBytes <= bytes; done += kVectorBytes) {
+/// Stores past the caches where the address allows it: memory that is only written is not read
+/// first. A fence must follow before others may read (SlabLoop::run has it).
+template <typename V>
+MRCNN_INLINE void stream(void* to, V v) {
+#if defined(__x86_64__)
+  if (reinterpret_cast<uintptr_t>(to) % sizeof(V) == 0) {
 #if MRCNN_VECTOR_BYTES == 64
-    _mm512_stream_si512(reinterpret_cast<__m512i*>(target + done),
-                        _mm512_loadu_si512(source + done));
-#elif MRCNN_VECTOR_BYTES == 32
-    _mm256_stream_si256(reinterpret_cast<__m256i*>(target + done),
-                        _mm256_loadu_si256(reinterpret_cast<const __m256i*>(source + done)));
-#else
-    _mm_stream_si128(reinterpret_cast<__m128i*>(target + done),
-                     _mm_loadu_si128(reinterpret_cast<const __m128i*>(source + done)));
+    if constexpr (sizeof(V) == 64)
+      return _mm512_stream_si512(static_cast<__m512i*>(to), (__m512i)v);
 #endif
+#if MRCNN_VECTOR_BYTES >= 32
+    if constexpr (sizeof(V) == 32)
+      return _mm256_stream_si256(static_cast<__m256i*>(to), (__m256i)v);
+#endif
+    if constexpr (sizeof(V) == 16) return _mm_stream_si128(static_cast<__m128i*>(to), (__m128i)v);
   }
-  __builtin_memcpy(target + done, source + done, bytes - done);
-#else
-  __builtin_memcpy(to, from, bytes);
 #endif
+  store(to, v);
+}
+
+MRCNN_TARGET inline void stream_bytes(const char* from, char* to, size_t bytes) {
+  using V = Vector<int32_t, kVectorBytes / 4>;
+  const size_t head = -reinterpret_cast<uintptr_t>(to) % kVectorBytes;
+  size_t done = head < bytes ? head : bytes;
+  __builtin_memcpy(to, from, done);
+  for (; done + sizeof(V) <= bytes; done += sizeof(V)) stream(to + done, load<V>(from + done));
+  __builtin_memcpy(to + done, from + done, bytes - done);
+}
+
+/// The lanes of one pixel, next to each other in the tensor.
+template <typename T, typename acc_t, int lanes>
+MRCNN_INLINE void unpack_pixel(const acc_t* slab, const Plane<T>& to, T* pixel) {
+  constexpr int n = Lanes<acc_t, lanes>::kEach;
+  using C = Convert<T, acc_t, n>;
+  for (int lane = 0; lane < to.lanes; lane += n) {
+    const auto v = load<Vector<acc_t, n>>(slab + lane);
+    const int64_t left = to.lanes - lane;
+    if (to.streamed && left >= n) {
+      stream(pixel + lane, C::narrow(v));
+    } else {
+      store_run<T, acc_t, n>(v, pixel + lane, 1, left < n ? left : n);
+    }
+  }
 }
 
 /// `scratch` has the size of the slab.
 template <typename T, typename acc_t, int lanes, typename Scratch>
 MRCNN_TARGET void unpack(const acc_t* slab, const Plane<T>& to, Scratch* scratch) {
-  constexpr int n = Lanes<acc_t, lanes>::kEach;
   const int64_t count = to.height * to.width;
   if (one_line(to) && !channels_innermost(to)) {
     if (!to.streamed || to.column_stride != 1 || to.channel_stride != count) {
@@ -146,7 +164,8 @@ MRCNN_TARGET void unpack(const acc_t* slab, const Plane<T>& to, Scratch* scratch
     static_assert(sizeof(T) <= sizeof(Scratch));
     auto* line = reinterpret_cast<T*>(scratch);
     unpack_line<T, acc_t, lanes>(slab, to, line, 1, count);
-    return stream(line, to.data, to.lanes * count * sizeof(T));
+    return stream_bytes(reinterpret_cast<const char*>(line), reinterpret_cast<char*>(to.data),
+                        to.lanes * count * sizeof(T));
   }
   for (int64_t y = 0; y < to.height; ++y, slab += to.width * lanes) {
     T* line = to.data + y * to.row_stride;
@@ -155,11 +174,7 @@ MRCNN_TARGET void unpack(const acc_t* slab, const Plane<T>& to, Scratch* scratch
       continue;
     }
     for (int64_t x = 0; x < to.width; ++x, line += to.column_stride) {
-      for (int lane = 0; lane < to.lanes; lane += n) {
-        const int64_t left = to.lanes - lane;
-        store_run<T, acc_t, n>(load<Vector<acc_t, n>>(slab + x * lanes + lane), line + lane, 1,
-                               left < n ? left : n);
-      }
+      unpack_pixel<T, acc_t, lanes>(slab + x * lanes, to, line);
     }
   }
 }

@@ -9,6 +9,7 @@
 #endif
 
 #include <algorithm>
+#include <atomic>
 #include <memory>
 #include <new>
 
@@ -32,16 +33,18 @@ class Buffer {
   std::unique_ptr<E, Delete> data_;
 };
 
-/// A new tensor that no cache will hold: what is written is first read a long time later.
+/// A new tensor that no cache will hold. glibc also takes that much fresh from the system each
+/// time.
 inline bool is_large(const torch::stable::Tensor& t) {
   constexpr int64_t kLarge = int64_t{32} << 20;
-  return t.numel() * t.element_size() >= kLarge;
+  return t.numel() * static_cast<int64_t>(t.element_size()) >= kLarge;
 }
 
-/// Asks for huge pages behind a new tensor. The first write to each page of fresh memory interrupts
-/// the program, and 4 KiB pages make those interrupts the greater part of a forward.
+/// Asks for huge pages behind a large new tensor. The first write to each page of fresh memory
+/// interrupts the program, and 4 KiB pages make those interrupts the greater part of a forward.
 inline void advise_huge_pages(const torch::stable::Tensor& t) {
 #if defined(__linux__) && defined(MADV_HUGEPAGE)
+  if (!is_large(t)) return;
   constexpr uintptr_t kHugePage = uintptr_t{2} << 20;
   const auto begin = reinterpret_cast<uintptr_t>(t.mutable_data_ptr());
   const uintptr_t end = begin + t.numel() * t.element_size();
@@ -78,15 +81,22 @@ struct SlabLoop {
   /// about the number of pixels and bins of a part. make_space() makes a thread's own `space`.
   template <typename MakeSpace, typename Work>
   void run(int64_t parts, int64_t cost, const MakeSpace& make_space, const Work& work) const {
-    constexpr int64_t kSmall = int64_t{1} << 18;  // elements: some ten microseconds
+    constexpr int64_t kSmall = int64_t{1} << 20;  // elements: a fraction of a millisecond
     const int64_t grain = 1 + kSmall / (1 + cost * lanes);
-    torch::stable::parallel_for(0, slabs * parts, grain, [&](int64_t begin, int64_t end) {
+    const int64_t tasks = slabs * parts, threads = torch::stable::get_num_threads();
+    // Each thread takes the next task when it has done one: a thread whose core is busy elsewhere
+    // does not hold up the others.
+    std::atomic<int64_t> next{0};
+    torch::stable::parallel_for(0, std::min(threads, tasks / grain + 1), 1, [&](int64_t, int64_t) {
       auto space = make_space();
-      for (int64_t i = begin; i < end; ++i) {
+      for (int64_t i = next++; i < tasks; i = next++) {
         const int64_t index = i / parts, channel = index % slabs_per_image * lanes;
         work(Slab{index, index / slabs_per_image, channel, std::min(lanes, channels - channel)},
              i % parts, space);
       }
+#if defined(__x86_64__)
+      _mm_sfence();  // what has been stored past the caches
+#endif
     });
   }
 };

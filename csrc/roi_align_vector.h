@@ -95,6 +95,12 @@ struct Convert<torch::headeronly::Half, float, n> {
   using Bits = Vector<uint32_t, n>;
 
   static MRCNN_INLINE V widen(Raw raw) {
+#if MRCNN_VECTOR_BYTES == 64
+    if constexpr (n == 16) return (V)_mm512_cvtph_ps((__m256i)raw);
+#endif
+#if MRCNN_VECTOR_BYTES >= 32
+    if constexpr (n == 8) return (V)_mm256_cvtph_ps((__m128i)raw);
+#endif
     const Bits half = __builtin_convertvector(raw, Bits);
     const Bits magnitude = half & 0x7fff, sign = (half & 0x8000) << 16;
     const Bits normal = (magnitude << 13) + (112u << 23);
@@ -105,6 +111,12 @@ struct Convert<torch::headeronly::Half, float, n> {
     return (V)(sign | (magnitude >= 0x7c00 ? special : finite));
   }
   static MRCNN_INLINE Raw narrow(V v) {
+#if MRCNN_VECTOR_BYTES == 64
+    if constexpr (n == 16) return (Raw)_mm512_cvtps_ph((__m512)v, _MM_FROUND_TO_NEAREST_INT);
+#endif
+#if MRCNN_VECTOR_BYTES >= 32
+    if constexpr (n == 8) return (Raw)_mm256_cvtps_ph((__m256)v, _MM_FROUND_TO_NEAREST_INT);
+#endif
     const Bits bits = (Bits)v, magnitude = bits & 0x7fffffff, sign = bits >> 16 & 0x8000;
     // Adding 0.5 leaves a multiple of 2^-24, rounded, in the mantissa: the subnormal's bits.
     const Bits small = (Bits)((V)magnitude + 0.5f) - (126u << 23);
