@@ -23,7 +23,8 @@ class MRCNNMaskFCNHead(MaskRCNNConvUpsampleHead):
     The layers are detectron2's (`NUM_CONV` 3x3 convs may stand before the deconv). The head
     predicts a binary mask for each class without competition among classes; the class branch
     alone decides which of them is read. `mask_loss="softmax"` is the coupled head it is compared
-    with: K + 1 outputs, background last, that compete for every pixel.
+    with: K + 1 outputs, background last, that compete for every pixel; a pixel is in the mask where
+    the class of the RoI is its most probable label.
     """
 
     @configurable
@@ -96,7 +97,7 @@ class MRCNNMaskFCNHead(MaskRCNNConvUpsampleHead):
     def _predicted_class_probs(self, logits: Tensor, classes: Tensor) -> Tensor:
         """(R, C, m, m) logits -> (R, 1, m, m) foreground probability of each RoI's class."""
         if self.mask_loss == "softmax":
-            return true_class_masks(logits.softmax(dim=1), classes)[:, None]
+            return _odds_on(logits.softmax(dim=1), classes)[:, None]
         return true_class_masks(logits, classes).sigmoid()[:, None]
 
     @torch.no_grad()
@@ -112,3 +113,20 @@ class MRCNNMaskFCNHead(MaskRCNNConvUpsampleHead):
         values = torch.stack([accuracy, false_positive, false_negative]).tolist()
         for name, value in zip(("accuracy", "false_positive", "false_negative"), values):
             storage.put_scalar(f"mask_rcnn/{name}", value)
+
+
+def _odds_on(probs: Tensor, classes: Tensor) -> Tensor:
+    """p_k / (p_k + the greatest other p): above 0.5 where class k is a pixel's most probable label.
+
+    Args:
+        probs: (R, K + 1, m, m), softmax over the labels of a pixel.
+        classes: (R,) int64, k of each RoI.
+
+    Returns:
+        (R, m, m). An FCN labels a pixel by the maximum; masks are cut at 0.5.
+    """
+    own = true_class_masks(probs, classes)
+    is_own = torch.zeros_like(probs, dtype=torch.bool)
+    is_own[torch.arange(len(probs)), classes] = True
+    rival = probs.masked_fill(is_own, 0).amax(dim=1)
+    return own / (own + rival)

@@ -63,14 +63,27 @@ def test_sigmoid_masks_of_a_class_do_not_depend_on_the_other_classes():
     assert torch.equal(before, after)
 
 
-def test_softmax_masks_compete_and_sum_to_one_with_background():
+def test_softmax_gives_a_pixel_to_its_most_probable_label():
     mask_head = head(mask_loss="softmax").eval()
     assert mask_head.predictor.out_channels == 5 + 1
     x = torch.randn(1, 16, 7, 7)
     with torch.no_grad():
-        masks = [mask_head(x, [detections(c)])[0].pred_masks for c in range(5)]
-        background = mask_head.layers(x).softmax(1)[:, 5:]
-    torch.testing.assert_close(sum(masks) + background, torch.ones(1, 1, 14, 14))
+        mask_head.predictor.weight.normal_()
+        mask_head.predictor.bias.normal_()  # no ties where the hidden layer is all zero
+        masks = torch.cat([mask_head(x, [detections(c)])[0].pred_masks for c in range(5)])
+        winner = mask_head.layers(x).argmax(1)[0]  # 5 is background
+    for c in range(5):
+        assert torch.equal(masks[c, 0] > 0.5, winner == c)
+    assert len(winner.unique()) > 3  # several labels compete here
+
+
+def test_softmax_mask_by_hand():
+    # Probabilities (0.4, 0.1, 0.5 background) and (0.3, 0.45, 0.25) of class 0: 0.4 / (0.4 + 0.5)
+    # and 0.3 / (0.3 + 0.45).
+    mask_head = head(mask_loss="softmax", num_classes=2).eval()
+    logits = torch.tensor([[0.4, 0.1, 0.5], [0.3, 0.45, 0.25]]).log().T.reshape(1, 3, 1, 2)
+    probs = mask_head._predicted_class_probs(logits, torch.tensor([0]))
+    torch.testing.assert_close(probs.flatten(), torch.tensor([0.4 / 0.9, 0.3 / 0.75]))
 
 
 @pytest.mark.parametrize("mask_loss", ["sigmoid", "softmax"])
