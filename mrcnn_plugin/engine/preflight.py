@@ -9,6 +9,8 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils.file_io import PathManager
 
+from ..data.declared import find_declared
+
 logger = logging.getLogger(__name__)
 
 
@@ -51,6 +53,8 @@ def _check_dataset(name: str) -> None:
     for kind in ("json_file", "image_root"):
         path = metadata.get(kind)
         if path and not PathManager.exists(path):
+            if find_declared(name):
+                raise PreflightError(f"data set '{name}': {path} does not exist")
             root = os.environ.get("DETECTRON2_DATASETS")
             raise PreflightError(
                 f"data set '{name}': {path} does not exist. Built-in data sets are looked for "
