@@ -135,7 +135,7 @@ def check_overlap(
         for content, root in ((train, train_root), (val, val_root))
     ]
     overlap = set()
-    for train_path, val_path in same_files(*map(list, paths)):
+    for train_path, val_path in same_files(*map(list, paths)).items():
         image_id = paths[0][train_path]
         overlap.add(image_id)
         fault = f"the same picture is validation image {paths[1][val_path]}, {val_path}"

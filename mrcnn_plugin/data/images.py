@@ -154,15 +154,15 @@ def displayed_size(header: Header) -> tuple[int, int]:
     return size[::-1] if header.orientation in _SIDEWAYS else size
 
 
-def same_files(left: list[str], right: list[str]) -> list[tuple[str, str]]:
-    """Pairs of a file of `left` and one of `right` with the same bytes.
+def same_files(left: list[str], right: list[str]) -> dict[str, str]:
+    """Files of `left` that have the same bytes as one of `right`, and that one.
 
     Files are compared by size, then by 4 KB from their middle, then by a hash of everything.
     """
     pairs = [([p for p in left if os.path.isfile(p)], [p for p in right if os.path.isfile(p)])]
     for key in (os.path.getsize, _middle, _digest):
         pairs = [group for pair in pairs for group in _grouped(*pair, key)]
-    return [(a, b) for one, other in pairs for a in one for b in other]
+    return {path: right_ones[0] for left_ones, right_ones in pairs for path in left_ones}
 
 
 def _grouped(left: list[str], right: list[str], key) -> list[tuple[list[str], list[str]]]:
