@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pycocotools.mask as mask_utils
 
-from .polygons import PolygonFacts, polygon_facts
+from .polygons import degenerate_polygons
 from .problems import Findings
 
 _EDGE = 1.0  # pixels: how far a box may reach over the edge by rounding, as many of COCO's do
@@ -31,8 +31,9 @@ def check_annotations(content: dict, findings: Findings, *, masks: bool) -> None
     findings.bad_annotations.update(
         k for k, a in enumerate(content["annotations"]) if a["image_id"] not in measured
     )
-    extents = check_masks(content, findings) if masks else {}
-    check_boxes(content, findings, extents)
+    if masks:
+        check_masks(content, findings)
+    check_boxes(content, findings, masks=masks)
     fill_in(content, findings)
 
 
@@ -64,15 +65,10 @@ def check_references(content: dict, findings: Findings) -> None:
             findings.bad_annotation(index, annotation, "ignore", fault, "iscrowd is what it knows")
 
 
-def check_masks(content: dict, findings: Findings) -> dict[int, tuple]:
-    """Polygons and RLE: form, size, and that they enclose something.
-
-    Returns:
-        (x1, y1, x2, y2) in pixels around the mask, by the annotation's position in the list.
-    """
+def check_masks(content: dict, findings: Findings) -> None:
+    """Polygons and RLE: form, size, and that they enclose something."""
     sizes = _sizes(content)
     polygons, owners = [], []  # every polygon of the file, and the annotation it belongs to
-    extents = {}
     for index, annotation in enumerate(content["annotations"]):
         if index in findings.bad_annotations:
             continue
@@ -81,8 +77,6 @@ def check_masks(content: dict, findings: Findings) -> dict[int, tuple]:
             fault = rle_fault(segmentation, list(sizes[annotation["image_id"]]))
             if fault:
                 findings.bad_annotation(index, annotation, *fault)
-            else:
-                extents[index] = _rle_extent(segmentation)
         elif isinstance(segmentation, list) and segmentation:
             parts = _nested(segmentation, annotation, findings)
             polygons.extend(parts)
@@ -91,8 +85,7 @@ def check_masks(content: dict, findings: Findings) -> dict[int, tuple]:
             fault = "has no segmentation"
             mend = "annotate its outline, or train on boxes alone: MODEL.MASK_ON False"
             findings.bad_annotation(index, annotation, "no-mask", fault, mend)
-    extents.update(_check_polygons(content, findings, polygons, np.array(owners, dtype=int)))
-    return extents
+    _check_polygons(content, findings, polygons, np.array(owners, dtype=int))
 
 
 def _nested(segmentation: list, annotation: dict, findings: Findings) -> list:
@@ -124,19 +117,12 @@ def rle_fault(rle: dict, size: list[int]) -> tuple[str, str] | None:
     return ("empty-mask", "the mask has no pixel") if empty else None
 
 
-def _rle_extent(rle: dict) -> tuple:
-    if isinstance(rle["counts"], list):
-        rle = mask_utils.frPyObjects(rle, *rle["size"])
-    x, y, w, h = mask_utils.toBbox(rle).tolist()
-    return x, y, x + w, y + h
-
-
-def _check_polygons(content, findings, polygons: list, owners: np.ndarray) -> dict[int, tuple]:
-    facts = polygon_facts(polygons)
-    for index in np.unique(owners[facts.degenerate]).tolist():
+def _check_polygons(content, findings, polygons: list, owners: np.ndarray) -> None:
+    degenerate = degenerate_polygons(polygons)
+    for index in np.unique(owners[degenerate]).tolist():
         annotation = content["annotations"][index]
         mine = range(*np.searchsorted(owners, [index, index + 1]))  # owners are sorted
-        good = [polygons[k] for k in mine if not facts.degenerate[k]]
+        good = [polygons[k] for k in mine if not degenerate[k]]
         fault = (
             f"{len(mine) - len(good)} of {len(mine)} polygons have fewer than 3 points, a value "
             "that is no number, or all points on one line"
@@ -148,27 +134,15 @@ def _check_polygons(content, findings, polygons: list, owners: np.ndarray) -> di
         findings.mended("degenerate-part", fault, "these parts enclose nothing: left out", *ids)
         if findings.mend:
             annotation["segmentation"] = good
-    return _extents_by_owner(facts, owners)
 
 
-def _extents_by_owner(facts: PolygonFacts, owners: np.ndarray) -> dict[int, tuple]:
-    """Extents over all polygons of an annotation; owners are sorted."""
-    good = ~facts.degenerate
-    if not good.any():
-        return {}
-    indices, starts = np.unique(owners[good], return_index=True)
-    low = np.minimum.reduceat(facts.extents[good, :2], starts)
-    high = np.maximum.reduceat(facts.extents[good, 2:], starts)
-    return dict(zip(indices.tolist(), map(tuple, np.concatenate([low, high], 1).tolist())))
-
-
-def check_boxes(content: dict, findings: Findings, extents: dict[int, tuple]) -> None:
+def check_boxes(content: dict, findings: Findings, *, masks: bool) -> None:
     """Boxes that are missing, empty or out of the image.
 
     Args:
         content: a COCO json.
         findings: receives the problems.
-        extents: what `check_masks` returned; a box without area is replaced by its mask's.
+        masks: whether masks have been checked: a box without area is then replaced by its mask's.
     """
     sizes = _sizes(content)
     for index, annotation in enumerate(content["annotations"]):
@@ -176,7 +150,7 @@ def check_boxes(content: dict, findings: Findings, extents: dict[int, tuple]) ->
             continue
         box = annotation.get("bbox")
         if not _is_box(box) or box[2] <= 0 or box[3] <= 0:
-            box = _box_from_mask(index, annotation, findings, extents.get(index))
+            box = _box_from_mask(index, annotation, findings, masks)
         if box is not None:
             _check_inside(index, annotation, findings, box, *sizes[annotation["image_id"]])
 
@@ -189,22 +163,34 @@ def _sizes(content: dict) -> dict[Any, tuple[int, int]]:
 def _is_box(box: Any) -> bool:
     if not isinstance(box, (list, tuple)) or len(box) != 4:
         return False
-    return all(isinstance(v, (int, float)) and math.isfinite(v) for v in box)
+    try:
+        return math.isfinite(sum(box))
+    except TypeError:  # None, a string
+        return False
 
 
-def _box_from_mask(index, annotation, findings, extent) -> list[float] | None:
+def _box_from_mask(index, annotation, findings, masks) -> list[float] | None:
     """The box around the mask, in place of one without area; None (and noted) without a mask."""
     fault = f"box {annotation.get('bbox')} (x, y, width, height) has no area"
-    if extent is None:
+    box = mask_box(annotation["segmentation"]) if masks else None
+    if box is None or box[2] <= 0 or box[3] <= 0:
         findings.bad_annotation(index, annotation, "empty-box", fault)
         return None
-    x1, y1, x2, y2 = extent
-    box = [x1, y1, x2 - x1, y2 - y1]
     ids = annotation["image_id"], annotation["id"]
     findings.mended("empty-box", fault, f"taken from its mask: {box}", *ids)
     if findings.mend:
         annotation["bbox"] = box
     return box
+
+
+def mask_box(segmentation: list | dict) -> list[float]:
+    """[x, y, width, height] around polygons of which one or more enclose something, or an RLE."""
+    if isinstance(segmentation, dict):
+        return mask_utils.toBbox(to_rle(segmentation, *segmentation["size"])).tolist()
+    parts = [segmentation] if isinstance(segmentation[0], (int, float)) else segmentation
+    good = [p for p, bad in zip(parts, degenerate_polygons(parts)) if not bad]
+    points = np.concatenate([np.reshape(polygon, (-1, 2)) for polygon in good])
+    return [*points.min(0).tolist(), *np.ptp(points, axis=0).tolist()]
 
 
 def _check_inside(index, annotation, findings, box, height, width) -> None:

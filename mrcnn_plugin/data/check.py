@@ -5,11 +5,12 @@ from collections import Counter
 from typing import Any
 
 from .annotations import check_annotations, renumber
-from .coco_file import sorted_class_names
+from .coco_file import sorted_class_names, without_gc
 from .images import check_images, same_files
 from .problems import Findings, Problem
 
 
+@without_gc()
 def check_content(
     content: dict,
     findings: Findings,

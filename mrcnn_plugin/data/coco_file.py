@@ -1,5 +1,6 @@
 """COCO json in memory: read, split by images, fit to a list of classes, hand to detectron2."""
 
+import contextlib
 import copy
 import gc
 import hashlib
@@ -23,6 +24,18 @@ class DataError(ValueError):
     """A data set that cannot be used at all; the message names the file and the mend."""
 
 
+@contextlib.contextmanager
+def without_gc():
+    """Millions of lists that are no garbage: looking through them takes longer than the work."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()
+
+
 def read_coco_json(json_file: str) -> dict[str, Any]:
     """Read a COCO instances json: a dict with the lists `images`, `annotations`, `categories`.
 
@@ -31,16 +44,11 @@ def read_coco_json(json_file: str) -> dict[str, Any]:
     """
     if not PathManager.isfile(json_file):
         raise DataError(f"{json_file} does not exist (working directory: {os.getcwd()})")
-    collecting = gc.isenabled()
-    gc.disable()  # millions of new lists, none of them garbage: a third of the time
     try:
-        with PathManager.open(json_file) as file:
+        with without_gc(), PathManager.open(json_file) as file:
             content = json.load(file)
     except ValueError as error:  # JSONDecodeError, UnicodeDecodeError
         raise DataError(f"{json_file} is not json: {error}") from error
-    finally:
-        if collecting:
-            gc.enable()
     _check_structure(content, json_file)
     return content
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections import defaultdict
+from collections import Counter, defaultdict
 from pathlib import Path
 from typing import NamedTuple
 
@@ -50,20 +50,24 @@ def check_images(content: dict, image_root: str, findings: Findings, *, full: bo
 
 def check_records(content: dict, findings: Findings) -> None:
     """Image ids and file names that are used twice."""
-    ids, names = defaultdict(list), defaultdict(list)
-    for image in content["images"]:
-        ids[image["id"]].append(image["file_name"])
-        names[image["file_name"]].append(image["id"])
-    for image_id, files in ids.items():
-        if len(files) > 1:
-            fault = f"{len(files)} images have this id: {', '.join(files[:4])}"
-            file = findings.json_file
-            findings.bad_image(image_id, file, "duplicate-image-id", fault, "give each its own")
-    for file, image_ids in names.items():
-        if len(set(image_ids)) > 1:
-            fault = f"{file} stands for the images {image_ids[:4]}"
+    images = content["images"]
+    repeated = {image_id for image_id, n in Counter(i["id"] for i in images).items() if n > 1}
+    for image_id in repeated:
+        files = [image["file_name"] for image in images if image["id"] == image_id]
+        fault = f"{len(files)} images have this id: {', '.join(files[:4])}"
+        file = findings.json_file
+        findings.bad_image(image_id, file, "duplicate-image-id", fault, "give each its own")
+    if len({image["file_name"] for image in images}) == len(images):
+        return
+    ids = defaultdict(set)
+    for image in images:
+        ids[image["file_name"]].add(image["id"])
+    for file, image_ids in ids.items():
+        if len(image_ids) > 1:
+            first, second, *_ = sorted(image_ids, key=str)
+            fault = f"{file} is the file of {len(image_ids)} images, such as {first} and {second}"
             hint = "objects annotated under one id count as background under the other"
-            findings.warning("file-twice", fault, image_id=image_ids[1], action=hint)
+            findings.warning("file-twice", fault, image_id=second, action=hint)
 
 
 def _check_existence(images: list[dict], root: str, findings: Findings) -> list[dict]:

@@ -1,7 +1,6 @@
-"""Facts about all polygons of a data set at once: extent, and whether they enclose anything."""
+"""Which polygons of a data set enclose nothing, for millions of them at once."""
 
 from itertools import chain
-from typing import NamedTuple
 
 import numpy as np
 
@@ -9,27 +8,17 @@ _CHUNK = 200_000  # polygons at a time: some hundred megabytes of coordinates
 _FLAT = 1e-6  # square pixels: below it a polygon's area may be zero and is looked at again
 
 
-class PolygonFacts(NamedTuple):
-    """Of P polygons: `extents` (P, 4) float64 x1, y1, x2, y2 in pixels, `degenerate` (P,) bool."""
+def degenerate_polygons(polygons: list[list[float]]) -> np.ndarray:
+    """(P,) bool: which of P polygons `[x1, y1, x2, y2, ...]`, in pixels, enclose nothing.
 
-    extents: np.ndarray
-    degenerate: np.ndarray
-
-
-def polygon_facts(polygons: list[list[float]]) -> PolygonFacts:
-    """Look at polygons `[x1, y1, x2, y2, ...]`, in pixels.
-
-    A polygon is degenerate when it has fewer than three points or an odd number of values, when a
-    value is not a finite number, or when all its points are on one line. Its extent is then NaN.
+    Such a polygon has fewer than three points or an odd number of values, or a value is not a
+    finite number, or all its points are on one line.
     """
-    facts = [_facts(polygons[i : i + _CHUNK]) for i in range(0, len(polygons), _CHUNK)]
-    if not facts:
-        return PolygonFacts(np.zeros((0, 4)), np.zeros(0, bool))
-    return PolygonFacts(*(np.concatenate(parts) for parts in zip(*facts)))
+    parts = [_degenerate(polygons[i : i + _CHUNK]) for i in range(0, len(polygons), _CHUNK)]
+    return np.concatenate([np.zeros(0, bool), *parts])
 
 
-def _facts(polygons: list) -> PolygonFacts:
-    extents = np.full((len(polygons), 4), np.nan)
+def _degenerate(polygons: list) -> np.ndarray:
     degenerate = np.ones(len(polygons), bool)
     usable = [i for i, p in enumerate(polygons) if isinstance(p, list) and _is_long_enough(p)]
     try:
@@ -38,20 +27,16 @@ def _facts(polygons: list) -> PolygonFacts:
         usable = [i for i in usable if _is_numeric(polygons[i])]
         flat = np.fromiter(chain.from_iterable(polygons[i] for i in usable), np.float64)
     if not usable:
-        return PolygonFacts(extents, degenerate)
+        return degenerate
     points = flat.reshape(-1, 2)
     counts = np.array([len(polygons[i]) // 2 for i in usable])
     starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
-    low, high = np.minimum.reduceat(points, starts), np.maximum.reduceat(points, starts)
     areas = _signed_areas(points, starts, counts)
-    for k, i in enumerate(usable):
-        if abs(areas[k]) > _FLAT:
-            degenerate[i] = False
-        elif np.isfinite(areas[k]):  # on one line, or halves of opposite sense (a figure of 8)
-            degenerate[i] = _on_one_line(points[starts[k] : starts[k] + counts[k]])
-    extents[usable] = np.concatenate([low, high], axis=1)
-    extents[degenerate] = np.nan
-    return PolygonFacts(extents, degenerate)
+    degenerate[usable] = ~(np.abs(areas) > _FLAT)  # NaN is degenerate
+    for k in np.flatnonzero(np.abs(areas) <= _FLAT):
+        # On one line; or not, but with halves of opposite sense, as in a figure of 8.
+        degenerate[usable[k]] = _on_one_line(points[starts[k] : starts[k] + counts[k]])
+    return degenerate
 
 
 def _is_long_enough(polygon: list) -> bool:
