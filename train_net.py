@@ -14,6 +14,7 @@ from detectron2.config import get_cfg
 from detectron2.engine import default_argument_parser, default_setup, launch
 from detectron2.evaluation import verify_results
 from detectron2.utils import comm
+from torch.multiprocessing import ProcessRaisedException
 
 from mrcnn_plugin import add_mrcnn_config
 from mrcnn_plugin.engine import (
@@ -23,6 +24,7 @@ from mrcnn_plugin.engine import (
     add_dataset_arguments,
     check_data,
     check_inputs,
+    preflight_message,
     start_logging,
     use_available_device,
     use_datasets,
@@ -76,5 +78,5 @@ if __name__ == "__main__":
             dist_url=args.dist_url,
             args=(args,),
         )
-    except PreflightError as error:
-        sys.exit(f"train_net.py: {error}")
+    except (PreflightError, ProcessRaisedException) as error:
+        sys.exit(f"train_net.py: {preflight_message(error)}")

@@ -145,7 +145,10 @@ def read_header(path: str | Path, *, decode: bool = False) -> Header:
     """Size and EXIF orientation of an image file; `decode` reads all of it, as training will."""
     with Image.open(path) as picture:
         width, height = picture.size
-        orientation = picture.getexif().get(ExifTags.Base.Orientation, 1)
+        # A PNG may keep EXIF behind its pixels, and Pillow would decode them to get there.
+        cheap = picture.format != "PNG" or "exif" in picture.info
+        exif = picture.getexif() if cheap or decode else {}
+        orientation = exif.get(ExifTags.Base.Orientation, 1)
         if decode:
             picture.draft(picture.mode, (max(1, width // 8), max(1, height // 8)))  # JPEG: faster
             picture.load()

@@ -18,6 +18,20 @@ class PreflightError(Exception):
     """Something that a run needs is not there; the message says what and how to mend it."""
 
 
+def preflight_message(error: Exception) -> str:
+    """The text of a `PreflightError`, also of one in a process that `launch` started.
+
+    Raises:
+        Exception: `error` itself, if it is something else.
+    """
+    if isinstance(error, PreflightError):
+        return str(error)
+    _, found, text = str(error).partition(f"{PreflightError.__module__}.PreflightError: ")
+    if not found:
+        raise error
+    return text.strip()
+
+
 def use_available_device(cfg: CfgNode) -> None:
     """Change `MODEL.DEVICE: cuda` to `cpu`, in place and with a warning, where there is no GPU."""
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
