@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, NamedTuple
 
+_STOPS_DETECTRON2 = ("unknown-category", "ignore")  # faults at which its loader raises
+
 
 class Severity(Enum):
     """What becomes of a problem; the order is that of reports."""
@@ -44,7 +46,7 @@ class Findings:
         json_file: names the file in problems.
         drop_bad: unusable annotations and images are to be left out instead of being errors.
         mend: False for data that somebody else loads: what would be mended or left out is then
-            only said, as a warning.
+            only said, as a warning, unless detectron2 stops at it.
     """
 
     json_file: str
@@ -73,7 +75,10 @@ class Findings:
         if index in self.bad_annotations:
             return
         self.bad_annotations.add(index)
-        severity = self._unusable if self.mend else Severity.WARNING
+        if self.mend:
+            severity = self._unusable
+        else:
+            severity = Severity.ERROR if kind in _STOPS_DETECTRON2 else Severity.WARNING
         ids = annotation.get("image_id"), annotation.get("id")
         self._add(severity, kind, fault, self.json_file, *ids, action)
 
