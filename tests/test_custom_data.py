@@ -1,4 +1,4 @@
-"""docs/custom_data.md as its reader follows it: every command, in order, on a few small pictures."""
+"""docs/custom_data.md as its reader follows it: every command, in order, on small pictures."""
 
 import json
 import os
