@@ -11,10 +11,10 @@ from coco_files import save_picture
 from PIL import Image
 from pycocotools import mask as mask_utils
 
-from mrcnn_plugin.data.annotations import to_rle
 from mrcnn_plugin.data.check import check_content
 from mrcnn_plugin.data.coco_file import DataError
 from mrcnn_plugin.data.convert import from_instance_masks, from_labelme, from_via, from_voc
+from mrcnn_plugin.data.masks import to_rle
 from mrcnn_plugin.data.problems import Findings, Severity
 
 HEIGHT, WIDTH = 30, 40

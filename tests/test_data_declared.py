@@ -196,7 +196,7 @@ def test_what_was_given_stays(tmp_path, caplog):
     with caplog.at_level("INFO", logger="mrcnn_plugin"):
         follow_data(cfg, given={"MODEL.ROI_HEADS.NUM_CLASSES", "INPUT.MASK_FORMAT"})
     assert (cfg.MODEL.ROI_HEADS.NUM_CLASSES, cfg.INPUT.MASK_FORMAT) == (7, "polygon")
-    assert "MODEL.ROI_HEADS.NUM_CLASSES is 7, as given; they would say 3" in caplog.text
+    assert "NUM_CLASSES is as given; from rle would follow 3 (classes circle, square" in caplog.text
 
 
 def test_a_config_without_declarations_is_left_alone():

@@ -25,20 +25,30 @@ from detectron2.data import Metadata
 from detectron2.data import detection_utils as utils
 from detectron2.utils.visualizer import Visualizer
 
-from mrcnn_plugin.data.check import check_content, check_num_classes, check_overlap
-from mrcnn_plugin.data.check import check_unseen_classes as check_unseen
-from mrcnn_plugin.data.coco_file import DataError, read_coco_json, to_detectron2
+from mrcnn_plugin.data.check import (
+    check_content,
+    check_num_classes,
+    check_overlap,
+    check_unseen_classes,
+)
+from mrcnn_plugin.data.coco_file import (
+    DataError,
+    read_coco_json,
+    sorted_class_names,
+    to_detectron2,
+)
 from mrcnn_plugin.data.convert import CONVERTERS
 from mrcnn_plugin.data.problems import Findings, Severity, count_severities, format_problems
 from mrcnn_plugin.data.spec import DatasetSpec
 from mrcnn_plugin.data.stats import dataset_stats, format_stats, plot_stats
 
 
-def read_checked(spec, *, drop_bad, full=False):
+def read_checked(spec, *, drop_bad, full=False, class_names=None):
     """(content as it would be trained on, findings) of a data set."""
     findings = Findings(spec.json_file, drop_bad=drop_bad)
     content = read_coco_json(spec.json_file)
-    return check_content(content, findings, spec.image_root, full=full), findings
+    options = {"class_names": class_names, "full": full}
+    return check_content(content, findings, spec.image_root, **options), findings
 
 
 def check(args):
@@ -48,8 +58,11 @@ def check(args):
         check_num_classes(content, findings, args.num_classes)
     everything = [findings]
     if args.val:
-        val, val_findings = read_checked(args.val, drop_bad=args.drop_bad, full=args.full)
-        check_unseen([content], val, val_findings)
+        names = sorted_class_names(content)
+        val, val_findings = read_checked(
+            args.val, drop_bad=args.drop_bad, full=args.full, class_names=names
+        )
+        check_unseen_classes([content], val, val_findings)
         check_overlap(content, args.data.image_root, val, args.val.image_root, findings)
         everything.append(val_findings)
     problems = [problem for findings in everything for problem in findings.problems]
@@ -84,7 +97,7 @@ def draw(args):
     records = to_detectron2(content, args.data.image_root, args.data.name)
     if args.num and args.num < len(records):
         records = random.Random(args.seed).sample(records, args.num)
-    metadata = Metadata(thing_classes=[str(c["name"]) for c in sorted_categories(content)])
+    metadata = Metadata(thing_classes=sorted_class_names(content))
     args.output.mkdir(parents=True, exist_ok=True)
     for record in records:
         image = utils.read_image(record["file_name"], format="RGB")
@@ -92,10 +105,6 @@ def draw(args):
         path = args.output / f"{record['image_id']}_{Path(record['file_name']).stem}.jpg"
         cv2.imwrite(str(path), drawn[:, :, ::-1])
     print(f"{len(records)} images drawn into {args.output}")
-
-
-def sorted_categories(content):
-    return sorted(content["categories"], key=lambda category: category["id"])
 
 
 def convert(args):

@@ -7,7 +7,7 @@ from typing import Any
 from .annotations import check_annotations, renumber
 from .coco_file import sorted_class_names, without_gc
 from .images import check_images, same_files
-from .problems import Findings, Problem
+from .problems import Findings
 
 
 @without_gc()
@@ -166,8 +166,3 @@ def has_rle(content: dict) -> bool:
         isinstance(annotation.get("segmentation"), dict) and not annotation.get("iscrowd")
         for annotation in content["annotations"]
     )
-
-
-def problems_of(findings: list[Findings]) -> list[Problem]:
-    """Problems of several files in one list."""
-    return [problem for finding in findings for problem in finding.problems]

@@ -39,6 +39,8 @@ def without_gc():
 def read_coco_json(json_file: str) -> dict[str, Any]:
     """Read a COCO instances json: a dict with the lists `images`, `annotations`, `categories`.
 
+    A json without annotations, such as COCO's test-dev, gets an empty list of them.
+
     Raises:
         DataError: the file is missing, is not json, or lacks what every COCO json has.
     """
@@ -55,6 +57,8 @@ def read_coco_json(json_file: str) -> dict[str, Any]:
 
 def _check_structure(content: Any, json_file: str) -> None:
     """Raise unless every record has the keys without which it stands for nothing."""
+    if isinstance(content, dict) and "images" in content:
+        content.setdefault("annotations", [])
     missing = [k for k in _REQUIRED if not (isinstance(content, dict) and _is_list(content.get(k)))]
     if missing:
         found = f"the keys {sorted(content)[:8]}" if isinstance(content, dict) else "a list"

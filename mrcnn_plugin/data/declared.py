@@ -101,6 +101,10 @@ class DeclaredDataset:
         if errors:
             raise DataError(f"data set '{self.name}':\n{format_problems(errors, limit=10)}")
         dicts = to_detectron2(content, self.spec.image_root, self.name)
+        logger.info(
+            f"data set '{self.name}': {len(dicts)} images, {len(content['annotations'])} "
+            f"annotations of {self.spec.json_file}"
+        )
         if len(content["annotations"]) > _KEPT_IN_MEMORY:
             self._content = None
         return dicts

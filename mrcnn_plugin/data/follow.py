@@ -91,12 +91,21 @@ def follow_data(cfg: CfgNode, *, given: Collection[str] = ()) -> None:
     used = used or [d for d in map(find_declared, cfg.DATASETS.TEST) if d]
     if not used or cfg.MODEL.MRCNN.CLASS_NAMES:
         return
-    class_names = dict.fromkeys(n for d in used for n in sorted_class_names(d.raw()))
-    cfg.MODEL.MRCNN.CLASS_NAMES = tuple(map(str, class_names))
+    names = tuple(dict.fromkeys(name for d in used for name in sorted_class_names(d.raw())))
+    cfg.MODEL.MRCNN.CLASS_NAMES = names
+    shown = f"classes {', '.join(names[:20])}{', ...' if len(names) > 20 else ''}"
+    any_rle = any(has_rle(d.raw()) for d in used)
+    derived = {
+        "MODEL.ROI_HEADS.NUM_CLASSES": (len(names), shown),
+        "INPUT.MASK_FORMAT": ("bitmask", "RLE masks") if any_rle else ("polygon", "polygons only"),
+    }
     where = ", ".join(d.name for d in used)
-    _log_and_set(cfg.MODEL.ROI_HEADS, "NUM_CLASSES", len(class_names), cfg, given, where)
-    mask_format = "bitmask" if any(has_rle(d.raw()) for d in used) else "polygon"
-    _log_and_set(cfg.INPUT, "MASK_FORMAT", mask_format, cfg, given, where)
+    for key, (value, why) in derived.items():
+        if key in given:
+            logger.info(f"{key} is as given; from {where} would follow {value} ({why})")
+        else:
+            cfg.merge_from_list([key, value])
+            logger.info(f"{key} is {value}, which follows from {where}: {why}")
     _share_class_names(cfg, used)
 
 
@@ -111,20 +120,6 @@ def _use_parts(cfg: CfgNode, given: Collection[str]) -> None:
     cfg.DATASETS.TRAIN = tuple(n + TRAIN_PART if n in whole else n for n in cfg.DATASETS.TRAIN)
     if "DATASETS.TEST" not in given:
         cfg.DATASETS.TEST = tuple(n + VAL_PART for n in whole)
-
-
-def _log_and_set(node, key, value, cfg, given, where) -> None:
-    full = {"NUM_CLASSES": "MODEL.ROI_HEADS.NUM_CLASSES", "MASK_FORMAT": "INPUT.MASK_FORMAT"}[key]
-    why = {
-        "NUM_CLASSES": f"classes {', '.join(cfg.MODEL.MRCNN.CLASS_NAMES[:20])}",
-        "MASK_FORMAT": "RLE masks" if value == "bitmask" else "polygons only",
-    }[key]
-    if full in given:
-        said = "as they need" if node[key] == value else f"they would say {value}"
-        logger.info(f"{full} is {node[key]}, as given; {said} ({where}: {why})")
-        return
-    logger.info(f"{full} is {value}, which follows from {where}: {why}")
-    node[key] = value
 
 
 def _share_class_names(cfg: CfgNode, used: list[DeclaredDataset]) -> None:

@@ -166,8 +166,8 @@ def same_files(left: list[str], right: list[str]) -> dict[str, str]:
 
     Files are compared by size, then by 4 KB from their middle, then by a hash of everything.
     """
-    pairs = [([p for p in left if os.path.isfile(p)], [p for p in right if os.path.isfile(p)])]
-    for key in (os.path.getsize, _middle, _digest):
+    pairs = [(left, right)]
+    for key in (_size, _middle, _digest):
         pairs = [group for pair in pairs for group in _grouped(*pair, key)]
     return {path: right_ones[0] for left_ones, right_ones in pairs for path in left_ones}
 
@@ -178,7 +178,15 @@ def _grouped(left: list[str], right: list[str], key) -> list[tuple[list[str], li
     for side, paths in enumerate((left, right)):
         for path in paths:
             groups[key(path)][side].append(path)
+    groups.pop(None, None)
     return [group for group in groups.values() if group[0] and group[1]]
+
+
+def _size(path: str) -> int | None:
+    try:
+        return os.stat(path).st_size
+    except OSError:  # missing, which is said elsewhere
+        return None
 
 
 def _middle(path: str) -> bytes:

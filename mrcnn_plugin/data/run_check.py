@@ -5,7 +5,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog
+from detectron2.data import Metadata, MetadataCatalog
+from detectron2.utils import comm
 
 from .check import (
     check_content,
@@ -35,8 +36,8 @@ def check_datasets(cfg: CfgNode, *, training: bool) -> dict[str, list[Problem]]:
     """Check the data sets of a config, each alone and training against validation.
 
     Those of `MODEL.MRCNN.DATASETS` are mended in memory; what others registered (detectron2's
-    names, your own Python) is loaded by others: it is looked at, and only said. Data that are not
-    COCO json are passed over.
+    names, your own Python) is loaded by others: the main process looks at it and only says what
+    it finds. Data that are not COCO json are passed over.
 
     Args:
         cfg: a full config whose data sets are registered.
@@ -54,7 +55,7 @@ def check_datasets(cfg: CfgNode, *, training: bool) -> dict[str, list[Problem]]:
     for dataset in checked.values():
         check_num_classes(dataset.content, dataset.findings, cfg.MODEL.ROI_HEADS.NUM_CLASSES)
     for val in test.values():
-        if train:
+        if train and len(train) == len(cfg.DATASETS.TRAIN):
             check_unseen_classes([t.content for t in train.values()], val.content, val.findings)
         for one in train.values():
             _check_pair(one, val)
@@ -70,12 +71,16 @@ def _checked(names: Iterable[str], cfg: CfgNode) -> dict[str, _Checked]:
             root = declared.spec.image_root
             content = declared.content()
             result[name] = _Checked(name, content, root, declared.findings, declared)
-        elif metadata.get("json_file") and metadata.get("evaluator_type") == "coco":
+        elif comm.is_main_process() and _is_coco(metadata):
             content = read_coco_json(metadata.json_file)
             findings = Findings(metadata.json_file, mend=False)
             check_content(content, findings, metadata.image_root, masks=cfg.MODEL.MASK_ON)
             result[name] = _Checked(name, content, metadata.image_root, findings)
     return result
+
+
+def _is_coco(metadata: Metadata) -> bool:
+    return bool(metadata.get("json_file")) and metadata.get("evaluator_type") == "coco"
 
 
 def _check_pair(train: _Checked, val: _Checked) -> None:

@@ -27,7 +27,6 @@ class DatasetStats(NamedTuple):
     per_class: dict[str, int]  # instances, in the order of the classes
     images_per_class: dict[str, int]
     areas: np.ndarray  # (N,) pixels
-    relative_sizes: np.ndarray  # (N,) sqrt(area / image area)
     per_image: np.ndarray  # (images,) instances
     crowding: np.ndarray  # (N,) largest IoU with another box of the image, 0 alone
 
@@ -45,25 +44,22 @@ def dataset_stats(content: dict) -> DatasetStats:
         content: a COCO json that the check found nothing unusable in.
     """
     names = {category["id"]: str(category["name"]) for category in content["categories"]}
-    sizes = {image["id"]: image["width"] * image["height"] for image in content["images"]}
     instances = [a for a in content["annotations"] if not a.get("iscrowd")]
-    boxes: dict = {image_id: [] for image_id in sizes}
+    boxes: dict = {image["id"]: [] for image in content["images"]}
     for annotation in instances:
         boxes[annotation["image_id"]].append(annotation["bbox"])
     areas = np.array([a["area"] for a in instances], dtype=float)
-    image_areas = np.array([sizes[a["image_id"]] for a in instances], dtype=float)
     count = Counter(names[a["category_id"]] for a in instances)
     pairs = {(a["image_id"], names[a["category_id"]]) for a in instances}
     image_count = Counter(name for _, name in pairs)
     order = sorted_class_names(content)
     return DatasetStats(
-        num_images=len(sizes),
+        num_images=len(boxes),
         num_empty_images=sum(not b for b in boxes.values()),
         num_crowds=len(content["annotations"]) - len(instances),
         per_class={name: count[name] for name in order},
         images_per_class={name: image_count[name] for name in order},
         areas=areas,
-        relative_sizes=np.sqrt(areas / image_areas),
         per_image=np.array([len(b) for b in boxes.values()]),
         crowding=np.concatenate([largest_iou(b) for b in boxes.values()] or [np.zeros(0)]),
     )

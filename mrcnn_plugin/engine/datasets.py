@@ -99,11 +99,13 @@ def check_data(cfg: CfgNode, *, training: bool) -> None:
     everything = [problem for of_dataset in problems.values() for problem in of_dataset]
     file = _write(everything, cfg.OUTPUT_DIR)
     errors = [p for p in everything if p.severity is Severity.ERROR]
+    # One for all: a process alone that stopped would leave the others waiting for it.
+    errors = list(dict.fromkeys(p for of_rank in comm.all_gather(errors) for p in of_rank))
     if errors:
         raise PreflightError(
             f"the data have {len(errors)} errors (all problems: {file}). Mend them, or leave out "
-            "what cannot be used with --drop-bad; --no-check trains all the same\n"
-            + format_problems(errors, limit=_LINES)
+            "what cannot be used with --drop-bad (data of --train and --val, not of registered "
+            "names); --no-check trains all the same\n" + format_problems(errors, limit=_LINES)
         )
 
 

@@ -11,8 +11,8 @@ import numpy as np
 import pycocotools.mask as mask_utils
 from PIL import Image
 
-from ..annotations import to_rle
 from ..coco_file import DataError
+from ..masks import to_rle
 from .writer import CocoWriter, ellipse, flatten, rectangle
 
 NOT_OBJECTS = ("__ignore__", "_background_")  # labelme's own names in labels.txt

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pycocotools.mask as mask_utils
 
-from ..annotations import annotation_area
 from ..coco_file import DataError
 from ..images import displayed_size, read_header
+from ..masks import annotation_area
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 
