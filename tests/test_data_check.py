@@ -150,6 +150,17 @@ def test_what_pycocotools_misses_is_filled_in(dataset):
     assert [(a["area"], a["iscrowd"]) for a in after["annotations"]] == [(24, 0)] * 6
 
 
+def test_boxes_alone_need_no_masks(dataset):
+    """`MODEL.MASK_ON False`: segmentations are not looked at, and the area is the box's."""
+    folder, content = dataset
+    for a in content["annotations"]:
+        a.update(segmentation=[["no polygon"]], bbox=[2, 2, 5, 4])
+        del a["area"]
+    after, findings = run_check(folder, content, masks=False)
+    assert [k for _, k, *_ in said(findings)] == ["no-area"]
+    assert [a["area"] for a in after["annotations"]] == [20] * 6
+
+
 # Faults of image 2: what is done to its file or record.
 def delete(path, image):
     path.unlink()

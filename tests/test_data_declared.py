@@ -142,6 +142,10 @@ def test_training_data_without_validation_data_leave_none(tmp_path):
 def test_contradictions_are_refused(tmp_path):
     with pytest.raises(DataError, match="--val and --val-fraction are both given"):
         declare_datasets(new_cfg(), train=["a=a.json"], val=["b=b.json"], val_fraction=0.1)
+    with pytest.raises(DataError, match=r"--val-fraction splits data of --train name=json:images"):
+        declare_datasets(new_cfg("DATASETS.TRAIN", ("coco_2017_train",)), val_fraction=0.1)
+    with pytest.raises(DataError, match=r"'a b=x\.json' is not a data set"):
+        declare_datasets(new_cfg("MODEL.MRCNN.DATASETS", ("a b=x.json",)))
     cfg = new_cfg("MODEL.MRCNN.DATASETS", ("a=x.json", "a=y.json"))
     with pytest.raises(DataError, match="two data sets are called 'a'"):
         follow_data(cfg)
@@ -227,6 +231,21 @@ def test_a_saved_config_needs_no_flags(tmp_path):
     assert yaml.safe_load(saved.dump()) == yaml.safe_load(cfg.dump())
     assert [DatasetCatalog.get(n[0]) for n in names] == before
     assert [len(dicts) for dicts in before] == [3, 1]
+
+
+def test_other_pictures_with_a_saved_config(tmp_path):
+    """`--val` alone: classes stay those of the model, and the training part keeps its meaning."""
+    rle, polygons = shapes_and_polygons(tmp_path)
+    cfg = new_cfg()
+    declare_datasets(cfg, train=[rle], val_fraction=0.25)
+    follow_data(cfg)
+    declare_datasets(cfg, val=[polygons])
+    follow_data(cfg, given={"DATASETS.TEST"})
+    assert cfg.DATASETS.TEST == ("polygons",)
+    assert cfg.MODEL.MRCNN.CLASS_NAMES == ("circle", "square", "triangle")
+    assert len(DatasetCatalog.get("rle_split_train")) == 3
+    problems = check_datasets(cfg, training=False)["polygons"]
+    assert [p.kind for p in problems] == ["category-order"] + ["unknown-class"] * 6
 
 
 def test_a_yaml_that_names_the_whole_set_is_split(tmp_path):

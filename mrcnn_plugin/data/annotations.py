@@ -31,7 +31,7 @@ def check_annotations(content: dict, findings: Findings, *, masks: bool) -> None
     if masks:
         check_masks(content, findings)
     check_boxes(content, findings, masks=masks)
-    fill_in(content, findings)
+    fill_in(content, findings, masks=masks)
 
 
 def check_header(content: dict, findings: Findings) -> None:
@@ -122,8 +122,8 @@ def _check_inside(index, annotation, findings, box, height, width) -> None:
             annotation["bbox"] = clipped
 
 
-def fill_in(content: dict, findings: Findings) -> None:
-    """`iscrowd` and `area`, which COCOeval reads of every annotation."""
+def fill_in(content: dict, findings: Findings, *, masks: bool) -> None:
+    """`iscrowd` and `area`, which COCOeval reads; `masks` as in `check_boxes`."""
     good = (
         annotation
         for index, annotation in enumerate(content["annotations"])
@@ -140,7 +140,10 @@ def fill_in(content: dict, findings: Findings) -> None:
     sizes = image_sizes(content)
     for annotation in missing:
         annotation.setdefault("iscrowd", 0)
-        annotation["area"] = annotation_area(annotation, *sizes[annotation["image_id"]])
+        if masks:
+            annotation["area"] = annotation_area(annotation, *sizes[annotation["image_id"]])
+        else:
+            annotation["area"] = float(annotation["bbox"][2] * annotation["bbox"][3])
 
 
 def renumber(content: dict, findings: Findings) -> None:

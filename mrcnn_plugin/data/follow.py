@@ -37,12 +37,13 @@ def declare_datasets(
         given: keys that the user set, which stay as they are.
 
     Raises:
-        DataError: a text is malformed, or `val` and `val_fraction` are both given.
+        DataError: a text is malformed, `val` and `val_fraction` are both given, or there is nothing
+            to hold images out of.
     """
     if val and val_fraction:
         raise DataError("--val and --val-fraction are both given: expected one or the other")
     options = cfg.MODEL.MRCNN
-    specs = {DatasetSpec.parse(text).name: text for text in options.DATASETS}
+    specs = {_parse(text).name: text for text in options.DATASETS}
     for texts, key, other in ((train, "TRAIN", "TEST"), (val, "TEST", None)):
         names = tuple(_declare(text, specs) for text in texts)
         if names and f"DATASETS.{key}" not in given:
@@ -52,23 +53,32 @@ def declare_datasets(
     options.DATASETS = tuple(specs.values())
     if train and "MODEL.MRCNN.CLASS_NAMES" not in given:
         options.CLASS_NAMES = ()
-    if val_fraction is not None or val:
+    if val_fraction is not None or (train and val):
         options.VAL_FRACTION = float(val_fraction or 0)
+    if val_fraction and not any(n.removesuffix(TRAIN_PART) in specs for n in cfg.DATASETS.TRAIN):
+        raise DataError(
+            f"--val-fraction splits data of --train name=json:images; {cfg.DATASETS.TRAIN} are "
+            "registered elsewhere"
+        )
 
 
 def _declare(text: str, specs: dict[str, str]) -> str:
     """Add what `text` declares to `specs`; returns its name."""
     if not is_spec(text):
         return text
-    try:
-        spec = DatasetSpec.parse(text).absolute()
-    except ValueError as error:
-        raise DataError(str(error)) from error
+    spec = _parse(text).absolute()
     before = specs.get(spec.name)
-    if before is not None and DatasetSpec.parse(before).absolute() != spec:
+    if before is not None and _parse(before).absolute() != spec:
         logger.info(f"'{spec.name}' is now {spec}, no longer {before}")
     specs[spec.name] = str(spec)
     return spec.name
+
+
+def _parse(text: str) -> DatasetSpec:
+    try:
+        return DatasetSpec.parse(text)
+    except ValueError as error:
+        raise DataError(str(error)) from error
 
 
 def follow_data(cfg: CfgNode, *, given: Collection[str] = ()) -> None:

@@ -97,11 +97,8 @@ def mask_box(segmentation: list | dict) -> list[float]:
 
 
 def annotation_area(annotation: dict, height: int, width: int) -> float:
-    """Pixels of an annotation's mask; of its box where it has none."""
-    segmentation = annotation.get("segmentation")
-    if not segmentation:
-        return float(annotation["bbox"][2] * annotation["bbox"][3])
-    return float(mask_utils.area(to_rle(segmentation, height, width)))
+    """Pixels of an annotation's mask in an image of this size."""
+    return float(mask_utils.area(to_rle(annotation["segmentation"], height, width)))
 
 
 def to_rle(segmentation: list | dict, height: int, width: int) -> dict:

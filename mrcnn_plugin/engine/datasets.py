@@ -65,7 +65,7 @@ def use_datasets(cfg: CfgNode, args: argparse.Namespace) -> None:
         declare_datasets(
             cfg, train=args.train, val=args.val, val_fraction=args.val_fraction, given=given
         )
-        follow_data(cfg, given=given)
+        follow_data(cfg, given=given | ({"DATASETS.TEST"} if args.val else set()))
         register_datasets(cfg)
     except DataError as error:
         raise PreflightError(str(error)) from error
