@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 from coco_files import SQUARE, annotation, coco_content, save_picture, write_dataset
+from detectron2.data import detection_utils as utils
 from PIL import Image
 from pycocotools import mask as mask_utils
 
@@ -15,6 +16,7 @@ from mrcnn_plugin.data.check import (
     check_unseen_classes,
 )
 from mrcnn_plugin.data.coco_file import DataError, read_coco_json
+from mrcnn_plugin.data.images import displayed_size, read_header
 from mrcnn_plugin.data.polygons import degenerate_polygons
 from mrcnn_plugin.data.problems import Findings, Problem, Severity, format_problems
 
@@ -219,6 +221,17 @@ def test_one_file_for_two_images(dataset):
     content["images"][1]["file_name"] = "3.png"
     _, findings = run_check(folder, content)
     assert said(findings) == [("warning", "file-twice", 3, None)]
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png"])
+def test_sizes_are_those_that_detectron2_reads(tmp_path, suffix):
+    for orientation in range(1, 9):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        path = tmp_path / f"{orientation}.{suffix}"
+        save_picture(path, 20, 10, exif=exif)
+        height, width, _ = utils.read_image(str(path), format="BGR").shape
+        assert displayed_size(read_header(path)) == (width, height)
 
 
 def test_exif_that_the_json_agrees_with_is_no_fault(dataset):

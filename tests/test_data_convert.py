@@ -219,6 +219,18 @@ def test_via(tmp_path, form):
     assert_passes_the_check(content, tmp_path)
 
 
+def test_via_ellipses_turn_from_right_to_down(tmp_path):
+    """By an eighth, as a canvas does: the long axis runs from above left to below right."""
+    save_picture(tmp_path / "a.png", WIDTH, HEIGHT)
+    ellipse = {"cx": 20, "cy": 15, "rx": 10, "ry": 3, "theta": math.pi / 4}
+    files = {
+        "a": {"filename": "a.png", "regions": [via_region({"kind": "x"}, "ellipse", **ellipse)]}
+    }
+    (tmp_path / "via.json").write_text(json.dumps(files))
+    ((_, _, mask),) = objects_of(from_via(tmp_path / "via.json", tmp_path))
+    assert mask[20, 25] and mask[9, 14] and not mask[20, 14] and not mask[9, 25]
+
+
 def test_via_attributes(tmp_path):
     """Checkboxes; none at all; two, of which one has to be chosen; a region without its class."""
     save_picture(tmp_path / "a.png", WIDTH, HEIGHT)
