@@ -10,7 +10,7 @@ from PIL import ExifTags, Image
 
 from .problems import Findings
 
-SAMPLE = 300  # headers that are read of a data set when not all are
+SAMPLE = 1000  # headers that are read of a data set when not all are
 
 _SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
 
