@@ -4,6 +4,8 @@
 train_net.py --config-file configs/mask_rcnn_R101_C4.yaml --num-gpus 8
 train_net.py --config-file configs/mask_rcnn_R101_C4.yaml --num-gpus 8 --resume
 train_net.py --config-file configs/mask_rcnn_R101_C4.yaml --eval-only MODEL.WEIGHTS model.pth
+train_net.py --config-file configs/mask_rcnn_R101_C4.yaml --train my=my.json:images \\
+    --val-fraction 0.1
 """
 
 import sys
@@ -12,16 +14,20 @@ from detectron2.config import get_cfg
 from detectron2.engine import default_argument_parser, default_setup, launch
 from detectron2.evaluation import verify_results
 from detectron2.utils import comm
+from torch.multiprocessing import ProcessRaisedException
 
 from mrcnn_plugin import add_mrcnn_config
-from mrcnn_plugin.data import register_datasets
 from mrcnn_plugin.engine import (
     MRCNNTrainer,
     PreflightError,
     ReportingCheckpointer,
+    add_dataset_arguments,
+    check_data,
     check_inputs,
+    preflight_message,
     start_logging,
     use_available_device,
+    use_datasets,
 )
 
 
@@ -33,10 +39,11 @@ def setup(args):
     cfg.merge_from_list(args.opts)
     start_logging(cfg.OUTPUT_DIR)
     use_available_device(cfg)
+    use_datasets(cfg, args)
     cfg.freeze()
     default_setup(cfg, args)
-    register_datasets(cfg)
     check_inputs(cfg, training=not args.eval_only)
+    check_data(cfg, training=not args.eval_only)
     return cfg
 
 
@@ -59,7 +66,9 @@ def main(args):
 
 
 if __name__ == "__main__":
-    args = default_argument_parser().parse_args()
+    parser = default_argument_parser()
+    add_dataset_arguments(parser)
+    args = parser.parse_args()
     try:
         launch(
             main,
@@ -69,5 +78,5 @@ if __name__ == "__main__":
             dist_url=args.dist_url,
             args=(args,),
         )
-    except PreflightError as error:
-        sys.exit(f"train_net.py: {error}")
+    except (PreflightError, ProcessRaisedException) as error:
+        sys.exit(f"train_net.py: {preflight_message(error)}")

@@ -24,3 +24,16 @@ def add_mrcnn_config(cfg: CN) -> None:
     # "sigmoid": K independent binary masks, class and mask decoupled (Mask R-CNN, Sec. 3).
     # "softmax": classes compete for every pixel (the alternative of Table 2b).
     cfg.MODEL.MRCNN.MASK_LOSS = "sigmoid"
+
+    # Data sets on files (docs/custom_data.md): "name=annotations.json:images", COCO json. DATASETS
+    # .TRAIN and .TEST name those that are used. `train_net.py --train --val` writes these keys.
+    cfg.MODEL.MRCNN.DATASETS = ()
+    # Classes of the run, in order; empty: they follow from the data, as do ROI_HEADS.NUM_CLASSES
+    # and INPUT.MASK_FORMAT then.
+    cfg.MODEL.MRCNN.CLASS_NAMES = ()
+    # Part of the images of each declared training set to hold out for validation, and the seed.
+    cfg.MODEL.MRCNN.VAL_FRACTION = 0.0
+    cfg.MODEL.MRCNN.VAL_SEED = 0
+    # Check the data before the first iteration; leave out what is unusable instead of stopping.
+    cfg.MODEL.MRCNN.CHECK_DATA = True
+    cfg.MODEL.MRCNN.DROP_BAD_DATA = False

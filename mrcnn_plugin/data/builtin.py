@@ -9,6 +9,7 @@ from detectron2.data import DatasetCatalog
 from detectron2.data.datasets import register_coco_instances
 from detectron2.utils import comm
 
+from .declared import declared_names, find_declared, register_declared
 from .shapes import make_shapes
 
 logger = logging.getLogger(__name__)
@@ -17,13 +18,16 @@ SHAPES = {"shapes_train": (1500, 1), "shapes_val": (100, 2)}  # pictures, seed
 
 
 def register_datasets(cfg: CfgNode) -> None:
-    """Register those of this project's data sets that `cfg.DATASETS` names; twice does nothing.
+    """Register the data sets that `cfg.DATASETS` names and this project knows; twice does nothing.
 
+    * what `MODEL.MRCNN.DATASETS` declares, as a saved `config.yaml` does;
     * `shapes_train`, `shapes_val`: drawn into `$DETECTRON2_DATASETS/shapes/` the first time.
     * `fruits_nuts`: 18 photographs of dates, figs and hazelnuts, the `data/` directory of
       github.com/Tony607/mmdetection_instance_segmentation_demo, as `fruits_nuts/trainval.json` and
       `fruits_nuts/images/` under `$DETECTRON2_DATASETS`.
     """
+    if any(find_declared(name) is None for name in declared_names(cfg)):
+        register_declared(cfg)
     root = Path(os.environ.get("DETECTRON2_DATASETS", "datasets"))
     for name in dict.fromkeys((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)):
         if name in DatasetCatalog:

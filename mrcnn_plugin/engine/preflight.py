@@ -9,11 +9,27 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils.file_io import PathManager
 
+from ..data.declared import find_declared
+
 logger = logging.getLogger(__name__)
 
 
 class PreflightError(Exception):
     """Something that a run needs is not there; the message says what and how to mend it."""
+
+
+def preflight_message(error: Exception) -> str:
+    """The text of a `PreflightError`, also of one in a process that `launch` started.
+
+    Raises:
+        Exception: `error` itself, if it is something else.
+    """
+    if isinstance(error, PreflightError):
+        return str(error)
+    _, found, text = str(error).partition(f"{PreflightError.__module__}.PreflightError: ")
+    if not found:
+        raise error
+    return text.strip()
 
 
 def use_available_device(cfg: CfgNode) -> None:
@@ -51,6 +67,8 @@ def _check_dataset(name: str) -> None:
     for kind in ("json_file", "image_root"):
         path = metadata.get(kind)
         if path and not PathManager.exists(path):
+            if find_declared(name):
+                raise PreflightError(f"data set '{name}': {path} does not exist")
             root = os.environ.get("DETECTRON2_DATASETS")
             raise PreflightError(
                 f"data set '{name}': {path} does not exist. Built-in data sets are looked for "

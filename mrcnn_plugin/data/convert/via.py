@@ -1,0 +1,111 @@
+"""VGG Image Annotator 2: one json of regions, each a shape with a table of attributes."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..coco_file import DataError
+from .writer import CocoWriter, ellipse, flatten, rectangle
+
+
+def from_via(
+    json_file: str | Path,
+    images: str | Path,
+    class_names: Sequence[str] | None = None,
+    *,
+    attribute: str | None = None,
+) -> dict:
+    """Convert a VIA 2 project, or its exported annotations (json).
+
+    Polygons, rectangles, circles and ellipses are taken; points and polylines enclose nothing and
+    are passed over. Images without regions are kept: pictures of background.
+
+    Args:
+        json_file: the project or export.
+        images: directory of the images, which VIA does not record.
+        class_names: the categories, in order; None: those that occur, sorted.
+        attribute: region attribute that names the class; None: the only one there is. A region
+            without any attribute is of the class "object".
+
+    Returns:
+        the content of a COCO json.
+
+    Raises:
+        DataError: the file is not VIA's, an image is missing, or the attribute is not clear.
+    """
+    json_file, images = Path(json_file), Path(images)
+    files = _read(json_file)
+    attribute = attribute or _only_attribute(files, json_file)
+    writer = CocoWriter(class_names, f"VIA regions of {json_file.name}")
+    for file in files:
+        image = writer.add_image(file["filename"], images / file["filename"])
+        for number, region in enumerate(_regions(file)):
+            polygon = _to_polygon(region["shape_attributes"])
+            if polygon is None:
+                continue
+            name = _class_of(region["region_attributes"], attribute)
+            if not name:
+                raise DataError(
+                    f"{json_file}: region {number} of {file['filename']} has no '{attribute}': "
+                    "give it one in VIA"
+                )
+            writer.add_polygons(image, name, [polygon])
+    return writer.content()
+
+
+def _read(json_file: Path) -> list[dict]:
+    try:
+        content = json.loads(json_file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{json_file} cannot be read as json: {error}") from error
+    if isinstance(content, dict):
+        content = content.get("_via_img_metadata", content)  # a project; else an export
+    files = list(content.values()) if isinstance(content, dict) else []
+    if not files or not all(
+        isinstance(f, dict) and {"filename", "regions"} <= set(f) for f in files
+    ):
+        raise DataError(
+            f"{json_file} is not a json of VIA 2: expected images with 'filename' and 'regions'"
+        )
+    return sorted(files, key=lambda file: file["filename"])
+
+
+def _regions(file: dict) -> list[dict]:
+    """A list in VIA 2, a table by number in VIA 1."""
+    regions = file["regions"]
+    return list(regions.values()) if isinstance(regions, dict) else regions
+
+
+def _only_attribute(files: list[dict], json_file: Path) -> str | None:
+    found = sorted({key for f in files for r in _regions(f) for key in r["region_attributes"]})
+    if len(found) > 1:
+        raise DataError(
+            f"{json_file}: regions have the attributes {', '.join(found)}; say with --attribute "
+            "which of them is the class"
+        )
+    return found[0] if found else None
+
+
+def _class_of(attributes: dict, attribute: str | None) -> str:
+    """A text or dropdown has a string, a checkbox {"name": true}."""
+    if attribute is None:
+        return "object"
+    value = attributes.get(attribute, "")
+    if isinstance(value, dict):
+        ticked = [name for name, on in value.items() if on]
+        return ticked[0] if len(ticked) == 1 else ""
+    return str(value).strip()
+
+
+def _to_polygon(shape: dict) -> list[float] | None:
+    kind = shape["name"]
+    if kind == "polygon":
+        return flatten(zip(shape["all_points_x"], shape["all_points_y"]))
+    if kind == "rect":
+        x, y = shape["x"], shape["y"]
+        return rectangle(x, y, x + shape["width"], y + shape["height"])
+    if kind == "circle":
+        return ellipse(shape["cx"], shape["cy"], shape["r"], shape["r"])
+    if kind == "ellipse":
+        return ellipse(*(shape[k] for k in ("cx", "cy", "rx", "ry")), shape.get("theta", 0.0))
+    return None

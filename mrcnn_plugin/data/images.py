@@ -1,0 +1,200 @@
+"""Checks of image files: there, readable, of the size that the json says, turned by EXIF or not."""
+
+import hashlib
+import os
+from collections import Counter, defaultdict
+from pathlib import Path
+from typing import NamedTuple
+
+from PIL import ExifTags, Image
+
+from .problems import Findings
+
+SAMPLE = 1000  # headers that are read of a data set when not all are
+
+_SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
+
+
+class Header(NamedTuple):
+    """Size in pixels as stored, and the EXIF orientation (1: as it is)."""
+
+    width: int
+    height: int
+    orientation: int
+
+
+def check_images(content: dict, image_root: str, findings: Findings, *, full: bool = False) -> None:
+    """Look at the image files of a COCO json; give `width` and `height` to those that lack them.
+
+    Args:
+        content: a COCO json.
+        image_root: the directory `file_name`s start from.
+        findings: receives the problems; unusable images by id.
+        full: decode every file, which takes milliseconds each. Otherwise every file is looked for
+            and the headers of `SAMPLE` are read; of all when one of these is wrong.
+    """
+    check_records(content, findings)
+    images = [i for i in content["images"] if i["id"] not in findings.bad_images]
+    there = _check_existence(images, image_root, findings)
+    _fill_in_sizes(there, image_root, findings)
+    there = [i for i in there if i["id"] not in findings.bad_images]
+    step = 1 if full else max(1, len(there) // SAMPLE)
+    found_before = len(findings.problems)
+    for image in there[::step]:
+        _check_file(image, image_root, findings, decode=full)
+    if step > 1 and len(findings.problems) > found_before:
+        for k, image in enumerate(there):
+            if k % step:
+                _check_file(image, image_root, findings, decode=False)
+
+
+def check_records(content: dict, findings: Findings) -> None:
+    """Image ids and file names that are used twice."""
+    images = content["images"]
+    repeated = {image_id for image_id, n in Counter(i["id"] for i in images).items() if n > 1}
+    for image_id in repeated:
+        files = [image["file_name"] for image in images if image["id"] == image_id]
+        fault = f"{len(files)} images have this id: {', '.join(files[:4])}"
+        file = findings.json_file
+        findings.bad_image(image_id, file, "duplicate-image-id", fault, "give each its own")
+    if len({image["file_name"] for image in images}) == len(images):
+        return
+    ids = defaultdict(set)
+    for image in images:
+        ids[image["file_name"]].add(image["id"])
+    for file, image_ids in ids.items():
+        if len(image_ids) > 1:
+            first, second, *_ = sorted(image_ids, key=str)
+            fault = f"{file} is the file of {len(image_ids)} images, such as {first} and {second}"
+            hint = "objects annotated under one id count as background under the other"
+            findings.warning("file-twice", fault, image_id=second, action=hint)
+
+
+def _check_existence(images: list[dict], root: str, findings: Findings) -> list[dict]:
+    """The images whose file is there, by listing directories rather than asking for each file."""
+    listed: dict[str, set[str]] = {}
+    there = []
+    for image in images:
+        path = os.path.join(root, image["file_name"])
+        folder, name = os.path.split(path)
+        if folder not in listed:
+            listed[folder] = set(os.listdir(folder)) if os.path.isdir(folder) else set()
+        if name in listed[folder] or os.path.isfile(path):
+            there.append(image)
+        else:
+            findings.bad_image(image["id"], path, "missing-image", "the file does not exist")
+    return there
+
+
+def _fill_in_sizes(images: list[dict], root: str, findings: Findings) -> None:
+    lacking = [
+        i for i in images if not (_is_length(i.get("width")) and _is_length(i.get("height")))
+    ]
+    for image in lacking:
+        header = _read(image, root, findings, decode=False)
+        if header is None:
+            continue
+        size = displayed_size(header)
+        action = f"{size[0]} x {size[1]} read from the file"
+        findings.mended("no-image-size", "lacks width or height", action, image["id"])
+        if findings.mend:
+            image["width"], image["height"] = size
+        else:
+            findings.bad_images.add(image["id"])  # detectron2 stops with a KeyError
+
+
+def _is_length(value) -> bool:
+    return isinstance(value, int) and value > 0
+
+
+def _check_file(image: dict, root: str, findings: Findings, *, decode: bool) -> None:
+    header = _read(image, root, findings, decode=decode)
+    if header is None:
+        return
+    path = os.path.join(root, image["file_name"])
+    said, shown = (image["width"], image["height"]), displayed_size(header)
+    stored = header.width, header.height
+    if said == stored != shown:
+        fault = (
+            f"EXIF orientation {header.orientation} shows {shown[0]} x {shown[1]}, the json says "
+            f"{said[0]} x {said[1]}, the size before turning"
+        )
+        hint = "turn the pixels and drop the tag (mogrify -auto-orient) and annotate that"
+        findings.bad_image(image["id"], path, "exif-rotation", fault, hint)
+    elif said != shown:
+        fault = f"the file is {shown[0]} x {shown[1]}, the json says {said[0]} x {said[1]}"
+        hint = "annotations belong to a picture of another size, or to another picture"
+        findings.bad_image(image["id"], path, "size-mismatch", fault, hint)
+    elif header.orientation != 1 and stored == shown:
+        fault = f"EXIF orientation {header.orientation} turns or mirrors it within the same size"
+        hint = "see with `tools/dataset.py draw` that masks lie on the objects"
+        findings.warning("exif-rotation", fault, file=path, image_id=image["id"], action=hint)
+
+
+def _read(image: dict, root: str, findings: Findings, *, decode: bool) -> Header | None:
+    path = os.path.join(root, image["file_name"])
+    try:
+        return read_header(path, decode=decode)
+    except Exception as error:  # Pillow's plugins raise many kinds for damaged files
+        fault = f"cannot be read as an image ({type(error).__name__}: {error})"
+        findings.bad_image(image["id"], path, "unreadable-image", fault)
+        return None
+
+
+def read_header(path: str | Path, *, decode: bool = False) -> Header:
+    """Size and EXIF orientation of an image file; `decode` reads all of it, as training will."""
+    with Image.open(path) as picture:
+        width, height = picture.size
+        # A PNG may keep EXIF behind its pixels, and Pillow would decode them to get there.
+        cheap = picture.format != "PNG" or "exif" in picture.info
+        exif = picture.getexif() if cheap or decode else {}
+        orientation = exif.get(ExifTags.Base.Orientation, 1)
+        if decode:
+            picture.draft(picture.mode, (max(1, width // 8), max(1, height // 8)))  # JPEG: faster
+            picture.load()
+    return Header(width, height, orientation if orientation in range(1, 9) else 1)
+
+
+def displayed_size(header: Header) -> tuple[int, int]:
+    """(width, height) after turning by EXIF, as detectron2 reads the file."""
+    size = header.width, header.height
+    return size[::-1] if header.orientation in _SIDEWAYS else size
+
+
+def same_files(left: list[str], right: list[str]) -> dict[str, str]:
+    """Files of `left` that have the same bytes as one of `right`, and that one.
+
+    Files are compared by size, then by 4 KB from their middle, then by a hash of everything.
+    """
+    pairs = [(left, right)]
+    for key in (_size, _middle, _digest):
+        pairs = [group for pair in pairs for group in _grouped(*pair, key)]
+    return {path: right_ones[0] for left_ones, right_ones in pairs for path in left_ones}
+
+
+def _grouped(left: list[str], right: list[str], key) -> list[tuple[list[str], list[str]]]:
+    """Split both lists by key; groups that have files of both lists."""
+    groups: dict = defaultdict(lambda: ([], []))
+    for side, paths in enumerate((left, right)):
+        for path in paths:
+            groups[key(path)][side].append(path)
+    groups.pop(None, None)
+    return [group for group in groups.values() if group[0] and group[1]]
+
+
+def _size(path: str) -> int | None:
+    try:
+        return os.stat(path).st_size
+    except OSError:  # missing, which is said elsewhere
+        return None
+
+
+def _middle(path: str) -> bytes:
+    with open(path, "rb") as file:
+        file.seek(os.path.getsize(path) // 2)
+        return file.read(4096)
+
+
+def _digest(path: str) -> bytes:
+    with open(path, "rb") as file:
+        return hashlib.sha256(file.read()).digest()

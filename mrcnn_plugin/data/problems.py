@@ -1,0 +1,117 @@
+"""What a check of a data set found: single problems, and the findings of one json file."""
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, NamedTuple
+
+_STOPS_DETECTRON2 = ("unknown-category", "ignore")  # faults at which its loader raises
+
+
+class Severity(Enum):
+    """What becomes of a problem; the order is that of reports."""
+
+    ERROR = "error"  # stops the run
+    DROPPED = "dropped"  # an error, left out of the data because DROP_BAD_DATA asks for it
+    WARNING = "warning"  # said; the data are used as they are
+    MENDED = "mended"  # put right in memory, without guessing; the file stays as it is
+
+
+class Problem(NamedTuple):
+    """One fault, where it is, and what was or should be done about it."""
+
+    severity: Severity
+    kind: str  # a word to group by, "unknown-category"
+    fault: str  # what is wrong, with the values
+    file: str  # the json or the image file
+    image_id: Any = None
+    annotation_id: Any = None
+    action: str = ""  # what was done, or what to do
+
+    def __str__(self) -> str:
+        where = [self.file]
+        if self.image_id is not None:
+            where.append(f"image {self.image_id}")
+        if self.annotation_id is not None:
+            where.append(f"annotation {self.annotation_id}")
+        return f"{', '.join(where)}: {self.fault}" + (f"; {self.action}" if self.action else "")
+
+
+@dataclass
+class Findings:
+    """The problems of one json file, and which of its annotations and images are unusable.
+
+    Args:
+        json_file: names the file in problems.
+        drop_bad: unusable annotations and images are to be left out instead of being errors.
+        mend: False for data that somebody else loads: what would be mended or left out is then
+            only said, as a warning, unless detectron2 stops at it.
+    """
+
+    json_file: str
+    drop_bad: bool = False
+    mend: bool = True
+    problems: list[Problem] = field(default_factory=list)
+    bad_annotations: set[int] = field(default_factory=set)  # positions in the file's list
+    bad_images: set[Any] = field(default_factory=set)  # image ids
+
+    def mended(self, kind: str, fault: str, action: str, image_id=None, annotation_id=None):
+        severity = Severity.MENDED if self.mend else Severity.WARNING
+        action = action if self.mend else ""
+        self._add(severity, kind, fault, self.json_file, image_id, annotation_id, action)
+
+    def warning(self, kind: str, fault: str, *, file=None, image_id=None, action=""):
+        file = file or self.json_file
+        self._add(Severity.WARNING, kind, fault, file, image_id, None, action)
+
+    def error(self, kind: str, fault: str, *, file=None, image_id=None, action=""):
+        """An error that no option turns into something else."""
+        file = file or self.json_file
+        self._add(Severity.ERROR, kind, fault, file, image_id, None, action)
+
+    def bad_annotation(self, index: int, annotation: dict, kind: str, fault: str, action=""):
+        """Annotation `index` of the file cannot be used, once: later faults of it are not added."""
+        if index in self.bad_annotations:
+            return
+        self.bad_annotations.add(index)
+        if self.mend:
+            severity = self._unusable
+        else:
+            severity = Severity.ERROR if kind in _STOPS_DETECTRON2 else Severity.WARNING
+        ids = annotation.get("image_id"), annotation.get("id")
+        self._add(severity, kind, fault, self.json_file, *ids, action)
+
+    def bad_image(self, image_id: Any, file: str, kind: str, fault: str, action=""):
+        """An image, and with it its annotations, cannot be used; training would stop at it."""
+        if image_id in self.bad_images:
+            return
+        self.bad_images.add(image_id)
+        severity = self._unusable if self.mend else Severity.ERROR
+        self._add(severity, kind, fault, file, image_id, None, action)
+
+    @property
+    def _unusable(self) -> Severity:
+        return Severity.DROPPED if self.drop_bad else Severity.ERROR
+
+    def _add(self, *values):
+        self.problems.append(Problem(*values))
+
+
+def count_severities(problems: Iterable[Problem]) -> Counter:
+    """How many problems of each `Severity`."""
+    return Counter(problem.severity for problem in problems)
+
+
+def format_problems(problems: list[Problem], *, limit: int | None = None) -> str:
+    """Text of one line a problem, grouped by severity and kind; `limit` lines a kind at most."""
+    lines = []
+    for severity in Severity:
+        of_severity = [p for p in problems if p.severity is severity]
+        for kind in dict.fromkeys(p.kind for p in of_severity):
+            group = [p for p in of_severity if p.kind == kind]
+            lines.append(f"{severity.value}: {kind} ({len(group)})")
+            lines.extend(f"    {problem}" for problem in group[:limit])
+            if limit is not None and len(group) > limit:
+                lines.append(f"    ... and {len(group) - limit} more of this kind")
+    return "\n".join(lines)

@@ -1,0 +1,191 @@
+"""tools/dataset.py as it is called, and the counts that it prints."""
+
+import json
+import runpy
+import sys
+
+import cv2
+import numpy as np
+import pytest
+from builders import ROOT
+from coco_files import annotation, coco_content, save_picture, write_dataset
+
+from mrcnn_plugin.data.stats import dataset_stats, format_stats, largest_iou
+
+TOOL = ROOT / "tools/dataset.py"
+
+
+@pytest.fixture
+def tool(monkeypatch, capsys):
+    """`tool("check", ...)` -> (exit status or message, what was printed)."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", [str(TOOL), *map(str, arguments)])
+        with pytest.raises(SystemExit) as stop:
+            runpy.run_path(str(TOOL), run_name="__main__")
+        return stop.value.code, capsys.readouterr().out
+
+    return run
+
+
+def faulty(tmp_path):
+    """Annotation 3 is outside its image; 4 has a box without area; 6 is of a third category."""
+    content = coco_content(3)
+    content["annotations"][2]["bbox"] = [90, 2, 6, 4]
+    content["annotations"][3]["bbox"] = [2, 2, 0, 0]
+    content["annotations"][5]["category_id"] = 3
+    return write_dataset(tmp_path, content)
+
+
+def test_check_of_good_data(tool, tmp_path):
+    path = write_dataset(tmp_path, coco_content(3))
+    code, printed = tool("check", path, "--full")
+    assert code == 0
+    assert printed.strip() == (
+        f"{path}: 3 images, 6 annotations to train on; 0 error, 0 dropped, 0 warning, 0 mended"
+    )
+
+
+def test_check_of_faulty_data_fails_and_says_where(tool, tmp_path):
+    path = faulty(tmp_path)
+    code, printed = tool("check", f"{path}:{tmp_path}")
+    assert code == 1
+    for kind, where in (
+        ("error: box-outside (1)", "image 2, annotation 3"),
+        ("error: unknown-category (1)", "image 3, annotation 6"),
+        ("mended: empty-box (1)", "image 2, annotation 4"),
+    ):
+        assert kind in printed and f"{path}, {where}: " in printed
+    assert printed.endswith("2 error, 0 dropped, 0 warning, 1 mended\n")
+
+
+def test_check_leaves_out_and_writes_what_remains(tool, tmp_path):
+    path, mended = faulty(tmp_path), tmp_path / "new/mended.json"
+    code, printed = tool("check", path, "--drop-bad", "--write", mended)
+    assert code == 0 and "0 error, 2 dropped, 0 warning, 1 mended" in printed
+    content = json.loads(mended.read_text())
+    assert [a["id"] for a in content["annotations"]] == [1, 2, 4, 5]
+    assert content["annotations"][2]["bbox"] == [2, 2, 6, 4]
+    code, printed = tool("check", f"{mended}:{tmp_path}")
+    assert code == 0 and "0 error, 0 dropped, 0 warning, 0 mended" in printed
+
+
+def test_check_against_num_classes_and_validation(tool, tmp_path):
+    train = write_dataset(tmp_path / "t", coco_content(3))
+    val = write_dataset(tmp_path / "v", coco_content(2))
+    assert tool("check", train, "--num-classes", 2, "--val", val)[0] == 0
+    code, printed = tool("check", train, "--num-classes", 1)
+    assert code == 1 and "set MODEL.ROI_HEADS.NUM_CLASSES 2" in printed
+    (tmp_path / "v/2.png").write_bytes((tmp_path / "t/3.png").read_bytes())
+    code, printed = tool("check", train, "--val", val)
+    assert (
+        code == 1
+        and f"t/3.png, image 3: the same picture is validation image 2, {val.parent}" in printed
+    )
+
+
+def test_classes_of_validation_are_compared_with_those_of_training(tool, tmp_path):
+    train = write_dataset(tmp_path / "t", coco_content(2))
+    val = write_dataset(tmp_path / "v", coco_content(2, classes=("disc", "star")))
+    code, printed = tool("check", train, "--val", val)
+    assert code == 1 and printed.count("category 'star' is not among the classes of the run") == 2
+
+
+def test_errors_are_one_sentence(tool, tmp_path):
+    code, _ = tool("check", tmp_path / "gone.json")
+    assert code.startswith("tools/dataset.py: ") and "gone.json does not exist" in code
+    code, _ = tool("convert", "via", tmp_path / "gone.json", tmp_path, tmp_path / "x.json")
+    assert "gone.json cannot be read as json" in code
+
+
+@pytest.mark.parametrize("command", [(), ("check",), ("stats",), ("draw",), ("convert",)])
+def test_help(tool, command):
+    code, printed = tool(*command, "--help")
+    assert code == 0 and "usage: " in printed
+    if not command:
+        for example in ("convert labelme", "convert via", "convert masks", "convert voc", "stats"):
+            assert f"tools/dataset.py {example}" in printed
+
+
+def test_draw_colours_the_objects_and_little_else(tool, tmp_path):
+    content = coco_content(3, width=120, height=100)
+    outline = [30, 30, 90, 30, 90, 70, 30, 70]
+    for a in content["annotations"]:
+        a.update(bbox=[30, 30, 60, 40], area=2400, segmentation=[outline])
+    path = write_dataset(tmp_path, content, pictures=False)
+    for image in content["images"]:
+        cv2.imwrite(str(tmp_path / image["file_name"]), np.full((100, 120, 3), 128, np.uint8))
+    code, _ = tool("draw", path, tmp_path / "drawn", "--num", 2)
+    drawn = [cv2.imread(str(p)).astype(int) for p in (tmp_path / "drawn").iterdir()]
+    assert not code and len(drawn) == 2
+    for picture in drawn:
+        assert picture.shape == (100, 120, 3)
+        assert np.abs(picture[55:68, 33:87] - 128).max(-1).mean() > 10
+        assert np.abs(picture[80:, :] - 128).max() < 10
+
+
+def test_stats(tool, tmp_path):
+    path = write_dataset(tmp_path, coco_content(3))
+    code, printed = tool("stats", path, "--plot", tmp_path / "plots/stats.png")
+    assert not code and "3 images (0 without an instance), 6 instances, 0 crowd" in printed
+    picture = cv2.imread(str(tmp_path / "plots/stats.png"))
+    assert picture.shape[1] > 800 and picture.std() > 10
+
+
+def test_stats_do_not_count_what_is_unusable(tool, tmp_path):
+    _, printed = tool("stats", faulty(tmp_path))
+    assert "4 instances" in printed and "not counted: 2 unusable" in printed
+
+
+def counted():
+    """Image 1: two discs of 10 x 10 that overlap by half, and a crowd; image 2: a ring; 3: none."""
+    content = coco_content(3, width=200, height=100)
+    content["annotations"] = [
+        annotation(1, 1, 1, bbox=[0, 0, 10, 10], area=100),
+        annotation(2, 1, 1, bbox=[5, 0, 10, 10], area=1024),
+        annotation(3, 1, 1, bbox=[0, 0, 90, 90], area=8100, iscrowd=1),
+        annotation(4, 2, 2, bbox=[0, 0, 100, 98], area=9800),
+    ]
+    return dataset_stats(content)
+
+
+def test_counts_by_hand():
+    stats = counted()
+    assert (stats.num_images, stats.num_empty_images, stats.num_crowds) == (3, 1, 1)
+    assert stats.per_class == {"disc": 2, "ring": 1}
+    assert stats.images_per_class == {"disc": 1, "ring": 1}
+    assert stats.small_medium_large == (1, 1, 1)  # 100 < 32 * 32 = 1024 <= 96 * 96 = 9216 < 9800
+    assert stats.per_image.tolist() == [2, 1, 0]
+    # Two boxes of 100 share 50: IoU 50 / 150. The ring is alone.
+    assert stats.crowding == pytest.approx([1 / 3, 1 / 3, 0])
+    text = format_stats(stats)
+    assert "disc           2       1" in text and "crowding: 0.0% of the boxes" in text
+
+
+def test_largest_iou():
+    boxes = [[0, 0, 4, 4], [0, 0, 4, 2], [2, 0, 4, 4], [50, 50, 1, 1]]
+    # 1 and 2: 8 / 16. 1 and 3: 8 / 24. 2 and 3: 4 / 20.
+    assert largest_iou(boxes) == pytest.approx([1 / 2, 1 / 2, 1 / 3, 0])
+    assert largest_iou([]).shape == (0,) and largest_iou([[0, 0, 1, 1]]).tolist() == [0]
+
+
+def test_stats_of_nothing():
+    content = coco_content(2)
+    content["annotations"] = []
+    stats = dataset_stats(content)
+    assert stats.num_empty_images == 2 and "0 instances" in format_stats(stats)
+
+
+def test_convert_then_check(tool, tmp_path):
+    square = {"name": "rect", "x": 2, "y": 2, "width": 6, "height": 4}
+    regions = [{"shape_attributes": square, "region_attributes": {"kind": k}} for k in "ba"]
+    (tmp_path / "via.json").write_text(json.dumps({"x": {"filename": "x.png", "regions": regions}}))
+    save_picture(tmp_path / "x.png")
+    (tmp_path / "names.txt").write_text("b\na\n")
+    arguments = ("convert", "via", tmp_path / "via.json", tmp_path, tmp_path / "out/my.json")
+    for classes, expected in (((), "a, b"), (("--classes", "b,a"), "b, a")):
+        code, printed = tool(*arguments, *classes)
+        assert code == 0 and f"1 images, 2 objects, classes {expected}" in printed
+    tool(*arguments, "--classes", tmp_path / "names.txt")
+    content = json.loads((tmp_path / "out/my.json").read_text())
+    assert [c["name"] for c in content["categories"]] == ["b", "a"]
