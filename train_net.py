@@ -16,10 +16,13 @@ from detectron2.utils import comm
 from mrcnn_plugin import add_mrcnn_config
 from mrcnn_plugin.data import register_datasets
 from mrcnn_plugin.engine import (
+    LearningRate,
     MRCNNTrainer,
+    NonFiniteError,
     PreflightError,
     ReportingCheckpointer,
     check_inputs,
+    fit_learning_rate,
     start_logging,
     use_available_device,
 )
@@ -30,8 +33,11 @@ def setup(args):
     cfg = get_cfg()
     add_mrcnn_config(cfg)
     cfg.merge_from_file(args.config_file)
+    reference = LearningRate.of(cfg)
     cfg.merge_from_list(args.opts)
     start_logging(cfg.OUTPUT_DIR)
+    if not args.eval_only:
+        fit_learning_rate(cfg, reference, scale=args.auto_scale_lr)
     use_available_device(cfg)
     cfg.freeze()
     default_setup(cfg, args)
@@ -58,8 +64,18 @@ def main(args):
     return results
 
 
+def argument_parser():
+    parser = default_argument_parser()
+    parser.add_argument(
+        "--auto-scale-lr",
+        action="store_true",
+        help="scale SOLVER.BASE_LR to SOLVER.IMS_PER_BATCH in the config file's own ratio",
+    )
+    return parser
+
+
 if __name__ == "__main__":
-    args = default_argument_parser().parse_args()
+    args = argument_parser().parse_args()
     try:
         launch(
             main,
@@ -69,5 +85,5 @@ if __name__ == "__main__":
             dist_url=args.dist_url,
             args=(args,),
         )
-    except PreflightError as error:
+    except (PreflightError, NonFiniteError) as error:
         sys.exit(f"train_net.py: {error}")

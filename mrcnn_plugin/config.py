@@ -24,3 +24,16 @@ def add_mrcnn_config(cfg: CN) -> None:
     # "sigmoid": K independent binary masks, class and mask decoupled (Mask R-CNN, Sec. 3).
     # "softmax": classes compete for every pixel (the alternative of Table 2b).
     cfg.MODEL.MRCNN.MASK_LOSS = "sigmoid"
+
+    # Training that tells how it goes (docs/monitoring.md). Off: training is detectron2's.
+    # Losses on DATASETS.TEST every TEST.EVAL_PERIOD iterations, as "validation/total_loss", ...
+    cfg.MODEL.MRCNN.VAL_LOSS = False
+    # Metric by which model_best.pth is chosen: "segm/AP", "validation/total_loss", any other of
+    # metrics.json. "" is off. Lower is better where the name has "loss" in it.
+    cfg.MODEL.MRCNN.BEST_METRIC = ""
+    # Training ends after this many evaluations in a row without a better BEST_METRIC; 0 is off.
+    cfg.MODEL.MRCNN.EARLY_STOP_PATIENCE = 0
+    # Each batch of IMS_PER_BATCH images is computed in this many pieces, their gradients averaged.
+    cfg.MODEL.MRCNN.ACCUMULATE = 1
+    # Exponential moving average of the weights, evaluated and saved; 0 is off, 0.999 is common.
+    cfg.MODEL.MRCNN.EMA_DECAY = 0.0
