@@ -25,7 +25,9 @@ from mrcnn_plugin.engine import (
     fit_learning_rate,
     start_logging,
     use_available_device,
+    write_report,
 )
+from mrcnn_plugin.evaluation import write_run_info
 
 
 def setup(args):
@@ -61,6 +63,9 @@ def main(args):
         results.update(MRCNNTrainer.test_with_tta(cfg, model))
     if comm.is_main_process():
         verify_results(cfg, results)
+        if cfg.MODEL.MRCNN.REPORT:
+            write_run_info(cfg)
+            write_report(cfg)
     return results
 
 

@@ -37,3 +37,5 @@ def add_mrcnn_config(cfg: CN) -> None:
     cfg.MODEL.MRCNN.ACCUMULATE = 1
     # Exponential moving average of the weights, evaluated and saved; 0 is off, 0.999 is common.
     cfg.MODEL.MRCNN.EMA_DECAY = 0.0
+    # OUTPUT_DIR/report.html after each evaluation.
+    cfg.MODEL.MRCNN.REPORT = True

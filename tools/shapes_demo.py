@@ -91,6 +91,7 @@ def main():
     picture = output / "demo.png"
     predict_and_draw(cfg, picture, summary)
     print(f"demo: {summary}\ndemo: ground truth, predictions and curves: {picture.resolve()}")
+    print(f"demo: report: {(output / 'report.html').resolve()}")
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from .learning_rate import LearningRate, fit_learning_rate
 from .logs import start_logging
 from .nonfinite import NonFiniteError, replay
 from .preflight import PreflightError, check_inputs, use_available_device
+from .report_hook import write_report
 from .trainer import MRCNNTrainer
 
 __all__ = [
@@ -18,4 +19,5 @@ __all__ = [
     "replay",
     "start_logging",
     "use_available_device",
+    "write_report",
 ]

@@ -9,6 +9,7 @@ from torch import nn
 from .best import BestWeights, EarlyStopping
 from .ema import EMAHook
 from .nonfinite import StepRecorder, amp_dtype_of
+from .report_hook import ReportHook
 from .step import TrainStep
 from .validation_loss import build_validation_loader, validation_loss
 
@@ -50,6 +51,7 @@ def add_monitoring_hooks(trainer, default: list[HookBase | None]) -> list[HookBa
     evaluations = [h for h in default if isinstance(h, hooks.EvalHook)]
     checkpoint = [h for h in default if isinstance(h, hooks.PeriodicCheckpointer)]
     others = [h for h in default if h not in (*writer, *evaluations, *checkpoint)]
+    report = [ReportHook(cfg, h) for h in writer if cfg.MODEL.MRCNN.REPORT]
 
     if cfg.MODEL.MRCNN.VAL_LOSS:
         evaluations.insert(0, _validation_hook(cfg, trainer.model))
@@ -62,8 +64,8 @@ def add_monitoring_hooks(trainer, default: list[HookBase | None]) -> list[HookBa
     decisions = _decisions(cfg, trainer.model, ema)
     if decisions:
         checkpoint = [_StoppableCheckpointer(h.checkpointer, h.period) for h in checkpoint]
-        return [*others, *evaluations, *decisions, *checkpoint, *writer]
-    return [*others, *checkpoint, *evaluations, *writer]
+        return [*others, *evaluations, *decisions, *checkpoint, *report, *writer]
+    return [*others, *checkpoint, *evaluations, *report, *writer]
 
 
 def _validation_hook(cfg: CfgNode, model: nn.Module) -> hooks.EvalHook:

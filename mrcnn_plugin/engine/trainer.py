@@ -17,7 +17,7 @@ from detectron2.evaluation import (
 from detectron2.modeling import GeneralizedRCNNWithTTA
 from detectron2.utils import comm
 
-from ..evaluation import MendingCOCOEvaluator
+from ..evaluation import MendingCOCOEvaluator, inference_folder
 from .checkpoint import ReportingCheckpointer
 from .monitoring import add_monitoring_hooks, build_step
 
@@ -90,7 +90,8 @@ class MRCNNTrainer(DefaultTrainer):
         Raises:
             ValueError: the type is one that detectron2 has no instance evaluator for.
         """
-        output_dir = output_dir or os.path.join(cfg.OUTPUT_DIR, "inference")
+        if not output_dir:
+            output_dir = str(inference_folder(cfg.OUTPUT_DIR, dataset_name, cfg.DATASETS.TEST))
         kind = MetadataCatalog.get(dataset_name).get("evaluator_type", "coco")
         if kind == "coco":
             return MendingCOCOEvaluator(dataset_name, output_dir=output_dir)
