@@ -27,7 +27,6 @@ from mrcnn_plugin.engine import (
     use_available_device,
     write_report,
 )
-from mrcnn_plugin.evaluation import write_run_info
 
 
 def setup(args):
@@ -63,9 +62,8 @@ def main(args):
         results.update(MRCNNTrainer.test_with_tta(cfg, model))
     if comm.is_main_process():
         verify_results(cfg, results)
-        if cfg.MODEL.MRCNN.REPORT:
-            write_run_info(cfg)
-            write_report(cfg)
+    if cfg.MODEL.MRCNN.REPORT:
+        write_report(cfg)
     return results
 
 

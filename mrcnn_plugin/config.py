@@ -39,3 +39,5 @@ def add_mrcnn_config(cfg: CN) -> None:
     cfg.MODEL.MRCNN.EMA_DECAY = 0.0
     # OUTPUT_DIR/report.html after each evaluation.
     cfg.MODEL.MRCNN.REPORT = True
+    # Project at Weights & Biases that scalars also go to; "" is off. WANDB_MODE=offline works.
+    cfg.MODEL.MRCNN.WANDB_PROJECT = ""

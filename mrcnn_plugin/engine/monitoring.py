@@ -9,6 +9,7 @@ from torch import nn
 from .best import BestWeights, EarlyStopping
 from .ema import EMAHook
 from .nonfinite import StepRecorder, amp_dtype_of
+from .progress import ProgressLine
 from .report_hook import ReportHook
 from .step import TrainStep
 from .validation_loss import build_validation_loader, validation_loss
@@ -51,6 +52,7 @@ def add_monitoring_hooks(trainer, default: list[HookBase | None]) -> list[HookBa
     evaluations = [h for h in default if isinstance(h, hooks.EvalHook)]
     checkpoint = [h for h in default if isinstance(h, hooks.PeriodicCheckpointer)]
     others = [h for h in default if h not in (*writer, *evaluations, *checkpoint)]
+    others.append(ProgressLine())
     report = [ReportHook(cfg, h) for h in writer if cfg.MODEL.MRCNN.REPORT]
 
     if cfg.MODEL.MRCNN.VAL_LOSS:

@@ -1,6 +1,7 @@
 """Writes `report.html` after each evaluation."""
 
 import logging
+from pathlib import Path
 
 from detectron2.config import CfgNode
 from detectron2.engine import HookBase, hooks
@@ -19,6 +20,8 @@ def write_report(cfg: CfgNode) -> None:
         return
     try:
         with preserved_rng():
+            if not Path(cfg.OUTPUT_DIR, "run.json").exists():  # evaluation alone
+                write_run_info(cfg)
             logger.info(f"Report: {build_report(cfg)}")
     except Exception:  # a picture less is no reason to lose a run
         logger.exception("The report could not be made; tools/report.py makes it again")

@@ -20,6 +20,7 @@ from detectron2.utils import comm
 from ..evaluation import MendingCOCOEvaluator, inference_folder
 from .checkpoint import ReportingCheckpointer
 from .monitoring import add_monitoring_hooks, build_step
+from .wandb_writer import WandbWriter
 
 logger = logging.getLogger(__name__)
 
@@ -64,6 +65,13 @@ class MRCNNTrainer(DefaultTrainer):
             # Before the writer, so that it writes these results too; only the main process has one.
             ret.insert(len(ret) - comm.is_main_process(), tta)
         return add_monitoring_hooks(self, ret)
+
+    def build_writers(self):
+        """detectron2's (screen, metrics.json, TensorBoard), and Weights & Biases by config."""
+        writers = super().build_writers()
+        if self.cfg.MODEL.MRCNN.WANDB_PROJECT:
+            writers.append(WandbWriter(self.cfg))
+        return writers
 
     def stop_after_this_step(self) -> None:
         """End training as at `MAX_ITER`, final checkpoint and evaluation included."""

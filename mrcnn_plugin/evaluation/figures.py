@@ -5,6 +5,7 @@ import io
 
 import matplotlib
 import numpy as np
+from matplotlib import ticker
 from matplotlib.figure import Figure
 
 from .metrics_log import series
@@ -44,9 +45,10 @@ def draw(plot, *args, height: float = 3.5) -> str:
     return to_uri(file.getvalue(), "svg+xml")
 
 
-def _legend(axes, **kwargs):
+def _legend(axes, ncols: int = 2):
+    """Above the axes, where it hides nothing."""
     if axes.get_legend_handles_labels()[0]:
-        axes.legend(**kwargs)
+        axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=ncols, borderaxespad=0.2)
 
 
 def plot_total_loss(axes, runs: dict[str, dict]) -> None:
@@ -64,8 +66,8 @@ def plot_total_loss(axes, runs: dict[str, dict]) -> None:
             iterations, values = series(metrics, key)
             if iterations:
                 axes.plot(iterations, values, color=color, label=label + kind, **style)
-    axes.set(xlabel="iteration", ylabel="total loss", yscale="log")
-    _plain_numbers(axes)
+    axes.set(xlabel="iteration", ylabel="total loss")
+    _log_scale(axes)
     _legend(axes)
 
 
@@ -77,14 +79,16 @@ def plot_loss_parts(axes, metrics: dict) -> None:
         validation = series(metrics, f"validation/{name}")
         axes.plot(*validation, color=color, linestyle="--", marker="o", ms=3, linewidth=1)
     axes.set(xlabel="iteration", ylabel="loss", yscale="log")
-    _plain_numbers(axes)
-    _legend(axes, ncols=2)
+    axes.yaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:g}"))
+    _legend(axes, ncols=3)
 
 
-def _plain_numbers(axes) -> None:
-    formatter = matplotlib.ticker.FuncFormatter(lambda value, _: f"{value:g}")
-    axes.yaxis.set_major_formatter(formatter)
-    axes.yaxis.set_minor_formatter(matplotlib.ticker.NullFormatter())
+def _log_scale(axes) -> None:
+    """A logarithmic y axis with numbers also where it spans less than a decade."""
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
+    axes.yaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_minor_locator(ticker.NullLocator())
 
 
 def plot_learning_rate(axes, metrics: dict) -> None:
@@ -103,7 +107,8 @@ def plot_ap(axes, runs: dict[str, dict], prefix: str = "") -> None:
                 if len(runs) > 1:
                     label, color = f"{name}: {label}", run_color
                 axes.plot(iterations, values, style, marker="o", ms=4, color=color, label=label)
-    axes.set(xlabel="iteration", ylabel="AP", ylim=(0, 100))
+    axes.set(xlabel="iteration", ylabel="AP")
+    axes.set_ylim(bottom=0)
     _legend(axes)
 
 
@@ -111,10 +116,10 @@ def plot_pr(axes, curves: dict) -> None:
     """Precision over recall, a curve for each IoU threshold (`pr_curves`)."""
     shades = matplotlib.colormaps["viridis"](np.linspace(0, 0.9, max(len(curves["iou"]), 1)))
     for iou, precision, color in zip(curves["iou"], curves["precision"], shades):
-        label = f"IoU {iou:.2f}: {100 * np.mean(precision):.1f}"
+        label = f"{iou:.2f}: {100 * np.mean(precision):.1f}"
         axes.plot(curves["recall"], precision, color=color, label=label, linewidth=1.3)
     axes.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02))
-    _legend(axes, fontsize=7.5, title="AP at", title_fontsize=7.5, loc="lower left")
+    axes.legend(title="AP at", alignment="left", loc="upper left", bbox_to_anchor=(1, 1))
 
 
 def plot_confusion(axes, matrix: list[list[int]], classes: list[str]) -> None:
@@ -148,7 +153,7 @@ def plot_calibration(axes, bins: dict) -> None:
     area = 12 + 200 * count[filled] / max(count.sum(), 1)
     axes.scatter(score, precision, s=area, color=COLORS[0], zorder=3)
     axes.set(xlabel="score", ylabel="right at IoU 0.5", xlim=(0, 1.02), ylim=(0, 1.02))
-    _legend(axes, loc="upper left")
+    _legend(axes)
 
 
 def plot_classes(axes, statistics: dict[str, dict], most: int = 30) -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import jinja2
 from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog
 
 from . import figures
 from .analysis import inference_folder, load_analysis
@@ -78,6 +79,7 @@ def _dataset(cfg: CfgNode, name: str, metrics: dict) -> dict:
     current = flatten(analysis) if analysis else (logged[-1][1] if logged else {})
     before, previous = previous_of(current, logged)
     main = "segm" if "segm/AP" in current else "bbox"
+    at_hand = name in DatasetCatalog
     classes = analysis["classes"] if analysis else _classes_in(current)
     return {
         "name": name,
@@ -88,7 +90,7 @@ def _dataset(cfg: CfgNode, name: str, metrics: dict) -> dict:
         "class_columns": [f"{TASKS[t]} AP" for t in TASKS if f"{t}/AP" in current],
         "main": TASKS[main],
         "figures": _analysis_figures(analysis) if analysis else [],
-        "groups": picture_groups(folder, name, analysis) if analysis else [],
+        "groups": picture_groups(folder, name, analysis) if analysis and at_hand else [],
     }
 
 
@@ -105,7 +107,7 @@ def _tiles(current: dict, previous: dict) -> list[dict]:
     ]
 
 
-def _figure(title: str, caption: str, uri: str) -> dict:
+def figure(title: str, caption: str, uri: str) -> dict:
     return {"title": title, "caption": caption, "uri": uri}
 
 
@@ -114,25 +116,25 @@ def _training_figures(metrics: dict, prefixes: list[str]) -> list[dict]:
         return []
     draw, one = figures.draw, {"": metrics}
     found = [
-        _figure("Total loss", "median of 20 iterations", draw(figures.plot_total_loss, one)),
-        _figure(
+        figure("Total loss", "median of 20 iterations", draw(figures.plot_total_loss, one)),
+        figure(
             "Parts of the loss",
             "solid: training; dashed with points: held-out images, if measured",
             draw(figures.plot_loss_parts, metrics),
         ),
-        _figure("Learning rate", "", draw(figures.plot_learning_rate, metrics)),
+        figure("Learning rate", "", draw(figures.plot_learning_rate, metrics)),
     ]
     for prefix in prefixes:
         if series(metrics, f"{prefix}bbox/AP")[0]:
             title = f"AP {prefix.rstrip('/')}".strip()
-            found.append(_figure(title, "", draw(figures.plot_ap, one, prefix)))
+            found.append(figure(title, "", draw(figures.plot_ap, one, prefix)))
     return found
 
 
 def _analysis_figures(analysis: dict) -> list[dict]:
     task = TASKS[analysis["main_task"]]
     found = [
-        _figure(
+        figure(
             f"Precision and recall, {TASKS[t]}",
             "mean over classes with ground truth; the number is the AP at that IoU",
             figures.draw(figures.plot_pr, curves),
@@ -142,7 +144,7 @@ def _analysis_figures(analysis: dict) -> list[dict]:
     ]
     classes = analysis["classes"]
     found.append(
-        _figure(
+        figure(
             f"Confusion, {task}",
             "scores from 0.5, pairs from IoU 0.5; counts, shaded by share of the row",
             figures.draw(figures.plot_confusion, analysis["confusion"], classes, height=4.4),
@@ -150,7 +152,7 @@ def _analysis_figures(analysis: dict) -> list[dict]:
     )
     bins = analysis["calibration"]
     found.append(
-        _figure(
+        figure(
             f"Score calibration, {task}",
             f"expected calibration error {bins['error']:.3f} over {sum(bins['count'])} detections",
             figures.draw(figures.plot_calibration, bins, height=4.4),
@@ -163,6 +165,6 @@ def _data_figures(statistics: dict) -> list[dict]:
     if not any(numbers["classes"] for numbers in statistics.values()):
         return []
     return [
-        _figure("Classes", "", figures.draw(figures.plot_classes, statistics)),
-        _figure("Crowding", "", figures.draw(figures.plot_crowding, statistics)),
+        figure("Classes", "", figures.draw(figures.plot_classes, statistics)),
+        figure("Crowding", "", figures.draw(figures.plot_crowding, statistics)),
     ]

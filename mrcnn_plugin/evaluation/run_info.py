@@ -21,7 +21,7 @@ FILE_NAME = "run.json"
 
 
 def write_run_info(cfg: CfgNode) -> None:
-    """Write `run.json`, and `config.yaml` where it is missing, into `OUTPUT_DIR`."""
+    """Write `run.json` into `OUTPUT_DIR`, and `config.yaml` where `default_setup` has not."""
     info = {
         "command": shlex.join(["python", *sys.argv]),
         "started": datetime.now().astimezone().isoformat(timespec="seconds"),
