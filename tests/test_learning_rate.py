@@ -1,6 +1,9 @@
 """Learning rate against batch size: 0.02 for 16 images is 0.0025 for 2."""
 
+import importlib.util
+
 import pytest
+from builders import CONFIGS, ROOT
 from detectron2.config import get_cfg
 
 from mrcnn_plugin.engine import LearningRate, fit_learning_rate
@@ -40,6 +43,20 @@ def test_auto_scale():
     cfg = solver(0.02, 2)
     fit_learning_rate(cfg, PAPER, scale=True)
     assert pytest.approx(0.0025) == cfg.SOLVER.BASE_LR
+
+
+def test_auto_scale_from_the_command_line(shapes_cfg):
+    """The config file has 0.02 for 4 images."""
+    spec = importlib.util.spec_from_file_location("train_net", ROOT / "train_net.py")
+    train_net = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(train_net)
+    arguments = [
+        *("--config-file", str(CONFIGS / "mask_rcnn_shapes_C4.yaml"), "--auto-scale-lr"),
+        *("DATASETS.TRAIN", "('drawn_train',)", "DATASETS.TEST", "('drawn_val',)"),
+        *("OUTPUT_DIR", shapes_cfg().OUTPUT_DIR, "SOLVER.IMS_PER_BATCH", "2"),
+    ]
+    cfg = train_net.setup(train_net.argument_parser().parse_args(arguments))
+    assert pytest.approx(0.01) == cfg.SOLVER.BASE_LR
 
 
 def test_auto_scale_of_a_rate_given_by_hand_is_refused():

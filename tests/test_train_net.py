@@ -173,6 +173,27 @@ def test_two_processes_on_the_cpu(drawings, tmp_path):
 
 
 @pytest.mark.slow
+def test_two_processes_stop_early_together(drawings, tmp_path):
+    """Weights that do not move: the validation loss stays, so patience 1 ends a run of 50."""
+    printed = shapes_run(
+        drawings,
+        tmp_path,
+        *("--num-gpus", 2, "--dist-url", "auto"),
+        opts=(
+            *("SOLVER.MAX_ITER", 50, "TEST.EVAL_PERIOD", 2, "SOLVER.BASE_LR", 1e-30),
+            *("MODEL.RESNETS.NORM", "FrozenBN", "MODEL.PIXEL_STD", [1e3, 1e3, 1e3]),
+            *("MODEL.MRCNN.VAL_LOSS", True, "MODEL.MRCNN.BEST_METRIC", "validation/total_loss"),
+            *("MODEL.MRCNN.EARLY_STOP_PATIENCE", 1, "MODEL.MRCNN.ACCUMULATE", 2),
+            *("MODEL.MRCNN.EMA_DECAY", 0.9),
+        ),
+    )
+    assert "Stopping at iteration 3: validation/total_loss has not improved" in printed
+    assert "Validation loss over 4 images" in printed  # of both processes
+    assert torch.load(tmp_path / "model_final.pth", map_location="cpu")["iteration"] == 3
+    assert all((tmp_path / f).exists() for f in ("model_ema.pth", "model_best.pth", "report.html"))
+
+
+@pytest.mark.slow
 def test_r101_c4_on_photographs(photographs, tmp_path):
     """The full model of the document, random weights, CPU: trains, saves, resumes, evaluates."""
     (tmp_path / "datasets").mkdir()

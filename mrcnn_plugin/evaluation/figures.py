@@ -19,6 +19,7 @@ _STYLE = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
+    "axes.axisbelow": True,
     "axes.prop_cycle": matplotlib.cycler(color=COLORS),
     "grid.color": "#eef0f3",
     "legend.frameon": False,

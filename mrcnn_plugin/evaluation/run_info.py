@@ -61,7 +61,7 @@ def versions() -> dict[str, str]:
     try:
         own = metadata.version("mrcnn_plugin")
     except metadata.PackageNotFoundError:
-        own = "not installed"
+        own = "run from its source"
     cuda = torch.cuda.is_available()
     return {
         "Python": platform.python_version(),
