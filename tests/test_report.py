@@ -19,14 +19,14 @@ from mrcnn_plugin.evaluation.statistics import data_statistics
 from mrcnn_plugin.evaluation.tables import cell, previous_of
 
 RUN = (
-    *("SOLVER.MAX_ITER", 4, "TEST.EVAL_PERIOD", 2, "MODEL.MRCNN.VAL_LOSS", True),
+    *("SOLVER.MAX_ITER", 6, "TEST.EVAL_PERIOD", 2, "MODEL.MRCNN.VAL_LOSS", True),
     *("MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.0),
 )
 
 
 @pytest.fixture
 def run(shapes_cfg):
-    """The config of a run of four iterations that was evaluated twice."""
+    """The config of a run of six iterations that was evaluated three times."""
     train(cfg := shapes_cfg(*RUN))
     return cfg
 
@@ -42,10 +42,10 @@ def test_a_run_leaves_a_report_that_needs_nothing_else(run):
     assert all(image.startswith("data:image/") for image in images)
     assert sum("jpeg" in image for image in images) == 6  # three images, truth and prediction
     assert len(images) == 6 + 4 + 4 + 2  # photographs; accuracy; training; data
-    for word in ("iteration 4 of 4", "drawn_val", "triangle", "iteration 1.", "BASE_LR", "torch"):
+    for word in ("iteration 6 of 6", "drawn_val", "triangle", "iteration 3.", "BASE_LR", "torch"):
         assert word in page, word
     logged = evaluations(read_metrics(Path(run.OUTPUT_DIR, "metrics.json")))
-    assert [iteration for iteration, _ in logged] == [1, 4]
+    assert [iteration for iteration, _ in logged] == [1, 3, 6]
     analysis = json.loads(Path(run.OUTPUT_DIR, "inference/analysis.json").read_text())
     for task in ("bbox", "segm"):
         assert analysis["ap"][task]["all"]["AP"] == pytest.approx(logged[-1][1][f"{task}/AP"])
@@ -102,7 +102,7 @@ def test_the_tool_compares_runs_that_have_been_moved(run, tmp_path):
     """Its process does not know the data set: pages are made without pictures."""
     other = tmp_path / "moved/other"
     shutil.copytree(run.OUTPUT_DIR, other)
-    config = (other / "config.yaml").read_text().replace("MAX_ITER: 4", "MAX_ITER: 8")
+    config = (other / "config.yaml").read_text().replace("MAX_ITER: 6", "MAX_ITER: 8")
     (other / "config.yaml").write_text(config)
     done = report_tool(run.OUTPUT_DIR, other, "-o", tmp_path / "both.html")
     assert done.returncode == 0, done.stderr

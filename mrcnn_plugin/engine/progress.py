@@ -37,17 +37,12 @@ class ProgressLine(HookBase):
     def before_train(self):
         if not self.live:
             return
-        printer = CommonMetricPrinter().logger  # of the name that detectron2 logs it by
-        while printer:
+        printer = CommonMetricPrinter().logger  # whose name begins as detectron2 is imported
+        detectron2 = logging.getLogger(printer.name.removesuffix(".utils.events"))
+        for logger in (detectron2, logging.getLogger("fvcore"), logging.getLogger("mrcnn_plugin")):
             self.handlers += [
-                h for h in printer.handlers if getattr(h, "stream", None) is self.stream
+                h for h in logger.handlers if getattr(h, "stream", None) is self.stream
             ]
-            printer = printer.parent if printer.propagate else None
-        self.handlers += [
-            h
-            for h in logging.getLogger(__package__.split(".")[0]).handlers
-            if getattr(h, "stream", None) is self.stream
-        ]
         for handler in self.handlers:
             handler.addFilter(self._make_room)
 
@@ -77,14 +72,14 @@ class ProgressLine(HookBase):
 def progress_text(storage: EventStorage, max_iter: int) -> str:
     """The line, from the medians of the last 20 iterations; what is not known yet is left out."""
     done = storage.iter + 1
-    parts = [f"{done}/{max_iter} ({100 * done // max_iter} %)"]
+    parts = [f"{done}/{max_iter} {100 * done // max_iter}%"]
     histories = storage.histories()
     if "time" in histories:
         seconds = histories["time"].median(20)
         left = timedelta(seconds=int(seconds * (max_iter - done)))
         parts += [f"eta {left}", f"{seconds:.3g} s/it"]
     if "data_time" in histories:
-        parts.append(f"data {histories['data_time'].median(20):.2g} s")
+        parts.append(f"data {histories['data_time'].median(20):.2g}")
     if "total_loss" in histories:
         parts.append(f"loss {histories['total_loss'].median(20):.4g}")
     if "lr" in histories:
@@ -99,4 +94,4 @@ def memory_text() -> str:
         return f"GPU {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB"
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # KiB; bytes on macOS
     peak *= 1 if sys.platform == "darwin" else 1024
-    return f"memory {peak / 2**30:.1f} GiB"
+    return f"mem {peak / 2**30:.1f} GiB"
