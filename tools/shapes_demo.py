@@ -68,6 +68,7 @@ def main():
     cfg = setup(sys.argv[1:])
     output = Path(cfg.OUTPUT_DIR)
     (output / "metrics.json").unlink(missing_ok=True)  # JSONWriter appends
+    (output / "config.yaml").write_text(cfg.dump())
     register_datasets(cfg)
     num_train, num_held_out = (len(DatasetCatalog.get(n)) for n in ("shapes_train", "shapes_val"))
 
