@@ -11,6 +11,9 @@ import torch
 from builders import ROOT, train
 
 from mrcnn_plugin.engine import MRCNNTrainer, NonFiniteError, replay
+from mrcnn_plugin.engine.nonfinite import StepRecorder
+from mrcnn_plugin.engine.rng import rng_state
+from mrcnn_plugin.engine.step import NonFiniteStep
 
 
 def poison(trainer, iteration):
@@ -92,6 +95,16 @@ def test_nan_proposals_are_reported_as_well(shapes_cfg):
         trainer.train()
     (file,) = Path(cfg.OUTPUT_DIR, "nonfinite").iterdir()
     assert replay(file).module == "proposal_generator.rpn_head.anchor_deltas"
+
+
+def test_a_step_that_does_not_fail_again(shapes_cfg):
+    cfg = shapes_cfg()
+    trainer = MRCNNTrainer(cfg)
+    batch = next(iter(trainer.data_loader))
+    step = NonFiniteStep("loss_mask", {}, batch, batch, rng_state(), iteration=7)
+    again = replay(StepRecorder(cfg, trainer.model).save(step))
+    assert (again.iteration, again.what, again.module) == (7, None, None)
+    assert len(again.losses) == 1 and len(again.losses[0]) == 5
 
 
 def test_a_healthy_run_leaves_nothing(shapes_cfg):

@@ -69,6 +69,18 @@ def strip(page):
     return re.sub(r'src="[^"]*"', "", page)
 
 
+def test_two_test_sets_have_a_section_each(shapes_cfg):
+    cfg = shapes_cfg("DATASETS.TEST", ("drawn_train", "drawn_val"), "SOLVER.MAX_ITER", 1)
+    cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = 0.0
+    train(cfg)
+    page = Path(cfg.OUTPUT_DIR, "report.html").read_text()
+    for name in cfg.DATASETS.TEST:
+        assert f"Accuracy on {name}" in page and f"Images of {name}" in page
+        folder = Path(cfg.OUTPUT_DIR, "inference", name)
+        assert (folder / "analysis.json").exists()
+    assert "Not evaluated yet" not in page
+
+
 def test_no_report_where_none_is_wanted(shapes_cfg):
     cfg = shapes_cfg("MODEL.MRCNN.REPORT", False, "SOLVER.MAX_ITER", 1)
     train(cfg)

@@ -15,7 +15,17 @@ from detectron2.utils.events import EventStorage
 from mrcnn_plugin.data import make_shapes, register_datasets
 from mrcnn_plugin.engine import MRCNNTrainer, PreflightError, check_inputs
 
-TRAINED = ("model_final.pth", "last_checkpoint", "metrics.json", "config.yaml", "log.txt")
+TRAINED = (
+    *("model_final.pth", "last_checkpoint", "metrics.json", "config.yaml", "log.txt"),
+    "report.html",
+)
+    "model_final.pth",
+    "last_checkpoint",
+    "metrics.json",
+    "config.yaml",
+    "log.txt",
+    "report.html",
+)
 
 
 def run_train_net(datasets, *arguments, check=True):
@@ -75,6 +85,7 @@ def test_train_resume_evaluate(drawings, tmp_path):
     weights = ("MODEL.WEIGHTS", tmp_path / "model_final.pth")
     printed = shapes_run(drawings, tmp_path / "eval", "--eval-only", opts=weights)
     assert "Evaluation results for segm" in printed and "Starting training" not in printed
+    assert "Accuracy on shapes_val" in (tmp_path / "eval/report.html").read_text()
 
 
 def test_a_missing_data_set_is_one_sentence(tmp_path):

@@ -139,6 +139,7 @@ class TrainStep(SimpleTrainer):
         if torch.isfinite(torch.nn.utils.get_total_norm([grad for _, grad in named])):
             return None
         names = [name for name, grad in named if not torch.isfinite(grad).all()]
+        # The last one is nearest to the loss: backward came to it first.
         what = f"the gradient of {names[-1]}" if names else "the norm of the gradient"
         return what, {}, batch
 

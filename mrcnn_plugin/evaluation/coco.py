@@ -39,10 +39,16 @@ class MendingCOCOEvaluator(COCOEvaluator):
         self._evaluated = {}
         results = super().evaluate(img_ids)
         if self._evaluated and self._output_dir:
-            ids = sorted(self._coco_api.getCatIds())
-            names = self._metadata.get("thing_classes") or [str(i) for i in ids]
-            save_analysis(analyse(self._evaluated, names, self._metadata.name), self._output_dir)
+            try:
+                self._save_analysis()
+            except Exception:  # a figure less is no reason to lose a run
+                self._logger.exception("The predictions could not be analysed for the report")
         return results
+
+    def _save_analysis(self):
+        category_ids = sorted(self._coco_api.getCatIds())
+        names = self._metadata.get("thing_classes") or [str(i) for i in category_ids]
+        save_analysis(analyse(self._evaluated, names, self._metadata.name), self._output_dir)
 
     def _derive_coco_results(self, coco_eval, iou_type, class_names=None):
         if coco_eval is not None and iou_type in ("bbox", "segm"):
