@@ -19,13 +19,6 @@ TRAINED = (
     *("model_final.pth", "last_checkpoint", "metrics.json", "config.yaml", "log.txt"),
     "report.html",
 )
-    "model_final.pth",
-    "last_checkpoint",
-    "metrics.json",
-    "config.yaml",
-    "log.txt",
-    "report.html",
-)
 
 
 def run_train_net(datasets, *arguments, check=True):
