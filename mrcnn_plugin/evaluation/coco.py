@@ -32,7 +32,6 @@ class MendingCOCOEvaluator(COCOEvaluator):
                 annotation["id"] = new_id
             with contextlib.redirect_stdout(io.StringIO()):
                 self._coco_api.createIndex()
-        self._evaluated = {}
 
     def evaluate(self, img_ids=None):
         """As in the base class; leaves `analysis.json`, for the report, in the output directory."""
