@@ -36,7 +36,10 @@ def load_run(folder: str) -> CfgNode:
     add_mrcnn_config(cfg)
     cfg.merge_from_file(str(file))
     cfg.OUTPUT_DIR = folder
-    register_datasets(cfg)
+    try:
+        register_datasets(cfg)
+    except (OSError, ValueError) as error:
+        print(f"report.py: the data is not here: {error}", file=sys.stderr)
     for name in {*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST} & {*DatasetCatalog}:
         json_file = MetadataCatalog.get(name).get("json_file")
         if json_file and not Path(json_file).exists():
