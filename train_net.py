@@ -18,16 +18,20 @@ from torch.multiprocessing import ProcessRaisedException
 
 from mrcnn_plugin import add_mrcnn_config
 from mrcnn_plugin.engine import (
+    LearningRate,
     MRCNNTrainer,
+    NonFiniteError,
     PreflightError,
     ReportingCheckpointer,
     add_dataset_arguments,
     check_data,
     check_inputs,
+    fit_learning_rate,
     preflight_message,
     start_logging,
     use_available_device,
     use_datasets,
+    write_report,
 )
 
 
@@ -36,8 +40,11 @@ def setup(args):
     cfg = get_cfg()
     add_mrcnn_config(cfg)
     cfg.merge_from_file(args.config_file)
+    reference = LearningRate.of(cfg)
     cfg.merge_from_list(args.opts)
     start_logging(cfg.OUTPUT_DIR)
+    if not args.eval_only:
+        fit_learning_rate(cfg, reference, scale=args.auto_scale_lr)
     use_available_device(cfg)
     use_datasets(cfg, args)
     cfg.freeze()
@@ -62,13 +69,24 @@ def main(args):
         results.update(MRCNNTrainer.test_with_tta(cfg, model))
     if comm.is_main_process():
         verify_results(cfg, results)
+    if cfg.MODEL.MRCNN.REPORT:
+        write_report(cfg)
     return results
 
 
-if __name__ == "__main__":
+def argument_parser():
     parser = default_argument_parser()
     add_dataset_arguments(parser)
-    args = parser.parse_args()
+    parser.add_argument(
+        "--auto-scale-lr",
+        action="store_true",
+        help="scale SOLVER.BASE_LR to SOLVER.IMS_PER_BATCH in the config file's own ratio",
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    args = argument_parser().parse_args()
     try:
         launch(
             main,
@@ -78,5 +96,7 @@ if __name__ == "__main__":
             dist_url=args.dist_url,
             args=(args,),
         )
+    except NonFiniteError as error:
+        sys.exit(f"train_net.py: {error}")
     except (PreflightError, ProcessRaisedException) as error:
         sys.exit(f"train_net.py: {preflight_message(error)}")

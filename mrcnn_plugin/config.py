@@ -37,3 +37,19 @@ def add_mrcnn_config(cfg: CN) -> None:
     # Check the data before the first iteration; leave out what is unusable instead of stopping.
     cfg.MODEL.MRCNN.CHECK_DATA = True
     cfg.MODEL.MRCNN.DROP_BAD_DATA = False
+    # Training that tells how it goes (docs/monitoring.md). Off: training is detectron2's.
+    # Losses on DATASETS.TEST every TEST.EVAL_PERIOD iterations, as "validation/total_loss", ...
+    cfg.MODEL.MRCNN.VAL_LOSS = False
+    # Metric by which model_best.pth is chosen: "segm/AP", "validation/total_loss", any other of
+    # metrics.json. "" is off. Lower is better where the name has "loss" in it.
+    cfg.MODEL.MRCNN.BEST_METRIC = ""
+    # Training ends after this many evaluations in a row without a better BEST_METRIC; 0 is off.
+    cfg.MODEL.MRCNN.EARLY_STOP_PATIENCE = 0
+    # Each batch of IMS_PER_BATCH images is computed in this many pieces, their gradients averaged.
+    cfg.MODEL.MRCNN.ACCUMULATE = 1
+    # Exponential moving average of the weights, evaluated and saved; 0 is off, 0.999 is common.
+    cfg.MODEL.MRCNN.EMA_DECAY = 0.0
+    # OUTPUT_DIR/report.html after each evaluation.
+    cfg.MODEL.MRCNN.REPORT = True
+    # Project at Weights & Biases that scalars also go to; "" is off. WANDB_MODE=offline works.
+    cfg.MODEL.MRCNN.WANDB_PROJECT = ""

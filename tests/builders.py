@@ -78,3 +78,23 @@ def tame_random_weights(model: torch.nn.Module) -> None:
         heads.box_predictor.cls_score.weight.normal_(std=0.2)
         heads.box_predictor.bbox_pred.weight.normal_(std=0.02)
         heads.mask_head.predictor.weight.normal_(std=0.2)
+
+
+def train(cfg: CfgNode, *, resume=False):
+    """A trainer after its training; the generators start from 0."""
+    from detectron2.utils.env import seed_all_rng
+
+    from mrcnn_plugin.engine import MRCNNTrainer
+
+    seed_all_rng(0)
+    trainer = MRCNNTrainer(cfg)
+    trainer.resume_or_load(resume=resume)
+    trainer.train()
+    return trainer
+
+
+def read_metrics(cfg: CfgNode) -> list[dict]:
+    """The lines of `metrics.json`."""
+    import json
+
+    return [json.loads(line) for line in Path(cfg.OUTPUT_DIR, "metrics.json").open()]

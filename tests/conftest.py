@@ -41,3 +41,42 @@ def photographs():
             f"no photographs at {path}: set MRCNN_TEST_DATA (docs/training.md says to what)"
         )
     return path
+
+
+@pytest.fixture
+def shapes_cfg(tmp_path):
+    """`shapes_cfg(*opts)`: a config of a few channels that trains on six drawings in this process.
+
+    The data sets are `drawn_train` and `drawn_val`; `OUTPUT_DIR` exists and is new for each call.
+    """
+    from builders import load_cfg
+    from detectron2.data import DatasetCatalog, MetadataCatalog
+    from detectron2.data.datasets import register_coco_instances
+
+    from mrcnn_plugin.data import make_shapes
+
+    names = {"drawn_train": (6, 5), "drawn_val": (3, 6)}
+    for name, (count, seed) in names.items():
+        make_shapes(tmp_path / name / "shapes.json", count, seed=seed)
+        json_file = str(tmp_path / name / "shapes.json")
+        register_coco_instances(name, {}, json_file, str(tmp_path / name))
+    made = []
+
+    def make(*opts):
+        made.append(output := tmp_path / f"output{len(made)}")
+        output.mkdir()
+        return load_cfg(
+            "mask_rcnn_shapes_C4.yaml",
+            *("DATASETS.TRAIN", ("drawn_train",), "DATASETS.TEST", ("drawn_val",)),
+            *("DATALOADER.NUM_WORKERS", 0, "TEST.EVAL_PERIOD", 0, "SOLVER.WARMUP_ITERS", 0),
+            *("SOLVER.IMS_PER_BATCH", 2, "SOLVER.MAX_ITER", 2, "OUTPUT_DIR", str(output)),
+            *("INPUT.MIN_SIZE_TRAIN", (96,), "INPUT.MIN_SIZE_TEST", 96),
+            *("MODEL.RESNETS.STEM_OUT_CHANNELS", 8, "MODEL.RESNETS.RES2_OUT_CHANNELS", 8),
+            *("MODEL.RPN.POST_NMS_TOPK_TRAIN", 40, "MODEL.RPN.POST_NMS_TOPK_TEST", 10),
+            *opts,
+        )
+
+    yield make
+    for name in names:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)

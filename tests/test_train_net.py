@@ -17,7 +17,10 @@ from detectron2.utils.events import EventStorage
 from mrcnn_plugin.data import make_shapes, register_datasets
 from mrcnn_plugin.engine import MRCNNTrainer, PreflightError, check_inputs
 
-TRAINED = ("model_final.pth", "last_checkpoint", "metrics.json", "config.yaml", "log.txt")
+TRAINED = (
+    *("model_final.pth", "last_checkpoint", "metrics.json", "config.yaml", "log.txt"),
+    "report.html",
+)
 
 
 def run_train_net(datasets, *arguments, check=True):
@@ -77,6 +80,7 @@ def test_train_resume_evaluate(drawings, tmp_path):
     weights = ("MODEL.WEIGHTS", tmp_path / "model_final.pth")
     printed = shapes_run(drawings, tmp_path / "eval", "--eval-only", opts=weights)
     assert "Evaluation results for segm" in printed and "Starting training" not in printed
+    assert "Accuracy on shapes_val" in (tmp_path / "eval/report.html").read_text()
 
 
 def test_a_missing_data_set_is_one_sentence(tmp_path):
@@ -178,6 +182,27 @@ def documented_command(heading):
     program, script, *arguments = shlex.split(command)
     assert (program, script) == ("python", "train_net.py")
     return arguments
+
+
+@pytest.mark.slow
+def test_two_processes_stop_early_together(drawings, tmp_path):
+    """Weights that do not move: the validation loss stays, so patience 1 ends a run of 50."""
+    printed = shapes_run(
+        drawings,
+        tmp_path,
+        *("--num-gpus", 2, "--dist-url", "auto"),
+        opts=(
+            *("SOLVER.MAX_ITER", 50, "TEST.EVAL_PERIOD", 2, "SOLVER.BASE_LR", 1e-30),
+            *("MODEL.RESNETS.NORM", "FrozenBN", "MODEL.PIXEL_STD", [1e3, 1e3, 1e3]),
+            *("MODEL.MRCNN.VAL_LOSS", True, "MODEL.MRCNN.BEST_METRIC", "validation/total_loss"),
+            *("MODEL.MRCNN.EARLY_STOP_PATIENCE", 1, "MODEL.MRCNN.ACCUMULATE", 2),
+            *("MODEL.MRCNN.EMA_DECAY", 0.9),
+        ),
+    )
+    assert "Stopping at iteration 3: validation/total_loss has not improved" in printed
+    assert "Validation loss over 4 images" in printed  # of both processes
+    assert torch.load(tmp_path / "model_final.pth", map_location="cpu")["iteration"] == 3
+    assert all((tmp_path / f).exists() for f in ("model_ema.pth", "model_best.pth", "report.html"))
 
 
 @pytest.mark.slow

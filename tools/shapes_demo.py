@@ -68,6 +68,7 @@ def main():
     cfg = setup(sys.argv[1:])
     output = Path(cfg.OUTPUT_DIR)
     (output / "metrics.json").unlink(missing_ok=True)  # JSONWriter appends
+    (output / "config.yaml").write_text(cfg.dump())
     register_datasets(cfg)
     num_train, num_held_out = (len(DatasetCatalog.get(n)) for n in ("shapes_train", "shapes_val"))
 
@@ -91,6 +92,7 @@ def main():
     picture = output / "demo.png"
     predict_and_draw(cfg, picture, summary)
     print(f"demo: {summary}\ndemo: ground truth, predictions and curves: {picture.resolve()}")
+    print(f"demo: report: {(output / 'report.html').resolve()}")
 
 
 if __name__ == "__main__":

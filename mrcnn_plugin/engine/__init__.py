@@ -2,19 +2,27 @@
 
 from .checkpoint import ReportingCheckpointer
 from .datasets import add_dataset_arguments, check_data, use_datasets
+from .learning_rate import LearningRate, fit_learning_rate
 from .logs import start_logging
+from .nonfinite import NonFiniteError, replay
 from .preflight import PreflightError, check_inputs, preflight_message, use_available_device
+from .report_hook import write_report
 from .trainer import MRCNNTrainer
 
 __all__ = [
+    "LearningRate",
     "MRCNNTrainer",
+    "NonFiniteError",
     "PreflightError",
     "ReportingCheckpointer",
     "add_dataset_arguments",
     "check_data",
     "check_inputs",
+    "fit_learning_rate",
     "preflight_message",
+    "replay",
     "start_logging",
     "use_available_device",
     "use_datasets",
+    "write_report",
 ]

@@ -13,8 +13,12 @@ _HARMLESS = (
 )
 
 
-def start_logging(output_dir: str) -> None:
-    """Log this package as detectron2 logs itself, and hide three warnings that say nothing."""
+def start_logging(output_dir: str | None) -> None:
+    """Log this package as detectron2 logs itself, and hide three warnings that say nothing.
+
+    Args:
+        output_dir: where `log.txt` goes; None: the screen alone.
+    """
     setup_logger(output_dir, distributed_rank=comm.get_rank(), name="mrcnn_plugin")
     for message in _HARMLESS:
         warnings.filterwarnings("ignore", message=message)

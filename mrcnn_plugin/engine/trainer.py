@@ -7,14 +7,7 @@ from collections import OrderedDict
 
 import torch
 from detectron2.data import MetadataCatalog
-from detectron2.engine import (
-    AMPTrainer,
-    DefaultTrainer,
-    SimpleTrainer,
-    TrainerBase,
-    create_ddp_model,
-    hooks,
-)
+from detectron2.engine import DefaultTrainer, TrainerBase, create_ddp_model, hooks
 from detectron2.evaluation import (
     CityscapesInstanceEvaluator,
     DatasetEvaluator,
@@ -24,18 +17,16 @@ from detectron2.evaluation import (
 from detectron2.modeling import GeneralizedRCNNWithTTA
 from detectron2.utils import comm
 
-from ..evaluation import MendingCOCOEvaluator
+from ..evaluation import MendingCOCOEvaluator, inference_folder
 from .checkpoint import ReportingCheckpointer
+from .monitoring import add_monitoring_hooks, build_step
+from .wandb_writer import WandbWriter
 
 logger = logging.getLogger(__name__)
 
 
-class CPUAMPTrainer(SimpleTrainer):
-    """What `AMPTrainer` is on CUDA, on the CPU: bfloat16 autocast, which needs no loss scaling."""
-
-    def run_step(self):
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            super().run_step()
+class _StoppedEarly(BaseException):
+    """Leaves detectron2's loop, which logs every `Exception` as a failure."""
 
 
 class MRCNNTrainer(DefaultTrainer):
@@ -55,10 +46,7 @@ class MRCNNTrainer(DefaultTrainer):
         on_gpu = model.device.type == "cuda"
         device_ids = [comm.get_local_rank()] if on_gpu else None
         model = create_ddp_model(model, broadcast_buffers=False, device_ids=device_ids)
-        step = SimpleTrainer
-        if cfg.SOLVER.AMP.ENABLED:
-            step = AMPTrainer if on_gpu else CPUAMPTrainer
-        self._trainer = step(model, data_loader, optimizer)
+        self._trainer = build_step(cfg, model, data_loader, optimizer)
 
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self.checkpointer = ReportingCheckpointer(
@@ -67,6 +55,7 @@ class MRCNNTrainer(DefaultTrainer):
         self.start_iter = 0
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.cfg = cfg
+        self._stop = False
         self.register_hooks(self.build_hooks())
 
     def build_hooks(self):
@@ -75,7 +64,32 @@ class MRCNNTrainer(DefaultTrainer):
             tta = hooks.EvalHook(0, lambda: self.test_with_tta(self.cfg, self.model))
             # Before the writer, so that it writes these results too; only the main process has one.
             ret.insert(len(ret) - comm.is_main_process(), tta)
-        return ret
+        return add_monitoring_hooks(self, ret)
+
+    def build_writers(self):
+        """detectron2's (screen, metrics.json, TensorBoard), and Weights & Biases by config."""
+        writers = super().build_writers()
+        if self.cfg.MODEL.MRCNN.WANDB_PROJECT:
+            writers.append(WandbWriter(self.cfg))
+        return writers
+
+    def stop_after_this_step(self) -> None:
+        """End training as at `MAX_ITER`, final checkpoint and evaluation included."""
+        self.max_iter = self.iter + 1
+        self._stop = True
+
+    def after_step(self):
+        super().after_step()
+        if self._stop:
+            self.iter += 1  # as detectron2's loop does at its end
+            raise _StoppedEarly
+
+    def train(self):
+        """As in detectron2; a run that was stopped early is not held to `TEST.EXPECTED_RESULTS`."""
+        try:
+            return super().train()
+        except _StoppedEarly:
+            return self._last_eval_results
 
     @classmethod
     def build_evaluator(cls, cfg, dataset_name: str, output_dir: str = "") -> DatasetEvaluator:
@@ -84,7 +98,8 @@ class MRCNNTrainer(DefaultTrainer):
         Raises:
             ValueError: the type is one that detectron2 has no instance evaluator for.
         """
-        output_dir = output_dir or os.path.join(cfg.OUTPUT_DIR, "inference")
+        if not output_dir:
+            output_dir = str(inference_folder(cfg.OUTPUT_DIR, dataset_name, cfg.DATASETS.TEST))
         kind = MetadataCatalog.get(dataset_name).get("evaluator_type", "coco")
         if kind == "coco":
             return MendingCOCOEvaluator(dataset_name, output_dir=output_dir)

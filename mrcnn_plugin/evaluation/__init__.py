@@ -1,6 +1,22 @@
-"""COCO evaluation and pictures of what was predicted."""
+"""COCO evaluation, its analysis, and the pages and pictures that show it."""
 
+from .analysis import inference_folder
 from .coco import MendingCOCOEvaluator
+from .comparison import build_comparison
 from .draw import draw_comparison, draw_curves, save_report
+from .rebuild import has_analysis, rebuild_analysis
+from .report import build_report
+from .run_info import write_run_info
 
-__all__ = ["MendingCOCOEvaluator", "draw_comparison", "draw_curves", "save_report"]
+__all__ = [
+    "MendingCOCOEvaluator",
+    "build_comparison",
+    "build_report",
+    "draw_comparison",
+    "draw_curves",
+    "has_analysis",
+    "inference_folder",
+    "rebuild_analysis",
+    "save_report",
+    "write_run_info",
+]

@@ -1,4 +1,4 @@
-"""detectron2's COCOEvaluator for json files that are almost COCO's."""
+"""detectron2's COCOEvaluator for json files that are almost COCO's; it leaves an analysis too."""
 
 import contextlib
 import io
@@ -6,6 +6,7 @@ import io
 from detectron2.evaluation import COCOEvaluator
 
 from ..data.declared import find_declared
+from .analysis import analyse, save_analysis
 
 
 class MendingCOCOEvaluator(COCOEvaluator):
@@ -39,3 +40,24 @@ class MendingCOCOEvaluator(COCOEvaluator):
                 annotation["id"] = new_id
             with contextlib.redirect_stdout(io.StringIO()):
                 self._coco_api.createIndex()
+
+    def evaluate(self, img_ids=None):
+        """As in the base class; leaves `analysis.json`, for the report, in the output directory."""
+        self._evaluated = {}
+        results = super().evaluate(img_ids)
+        if self._evaluated and self._output_dir:
+            try:
+                self._save_analysis()
+            except Exception:  # a figure less is no reason to lose a run
+                self._logger.exception("The predictions could not be analysed for the report")
+        return results
+
+    def _save_analysis(self):
+        category_ids = sorted(self._coco_api.getCatIds())
+        names = self._metadata.get("thing_classes") or [str(i) for i in category_ids]
+        save_analysis(analyse(self._evaluated, names, self._metadata.name), self._output_dir)
+
+    def _derive_coco_results(self, coco_eval, iou_type, class_names=None):
+        if coco_eval is not None and iou_type in ("bbox", "segm"):
+            self._evaluated[iou_type] = coco_eval
+        return super()._derive_coco_results(coco_eval, iou_type, class_names)

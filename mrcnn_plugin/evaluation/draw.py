@@ -36,7 +36,10 @@ def draw_comparison(
     colored = Metadata(thing_classes=classes, thing_colors=colors)
 
     def canvas():
-        return Visualizer(image, colored, scale=scale, instance_mode=ColorMode.SEGMENTATION)
+        drawing = Visualizer(image, colored, scale=scale, instance_mode=ColorMode.SEGMENTATION)
+        # Points before scaling; detectron2's choice cannot be read on enlarged small pictures.
+        drawing._default_font_size = max(drawing._default_font_size, 18 / scale)
+        return drawing
 
     truth = canvas().draw_dataset_dict(dataset_dict)
     prediction = canvas().draw_instance_predictions(instances[instances.scores >= min_score])

@@ -1,0 +1,55 @@
+"""Scalars to Weights & Biases, when it is asked for and installed."""
+
+from pathlib import Path
+
+import yaml
+from detectron2.config import CfgNode
+from detectron2.utils.events import EventWriter, get_event_storage
+
+
+class WandbWriter(EventWriter):
+    """Writes what detectron2 writes to TensorBoard, as a run of `MODEL.MRCNN.WANDB_PROJECT`.
+
+    W&B's own settings hold: `WANDB_MODE=offline` needs no network and no account, `wandb login`
+    comes before the first run on line.
+    """
+
+    def __init__(self, cfg: CfgNode, window_size: int = 20):
+        """
+        Args:
+            cfg: of the run; all of it becomes the run's config at W&B.
+            window_size: noisy scalars are medians of this many iterations.
+
+        Raises:
+            ImportError: wandb is not installed.
+        """
+        try:
+            import wandb
+        except ImportError as error:
+            raise ImportError(
+                f"MODEL.MRCNN.WANDB_PROJECT is '{cfg.MODEL.MRCNN.WANDB_PROJECT}', but wandb is not "
+                "installed: pip install wandb, or set MODEL.MRCNN.WANDB_PROJECT ''"
+            ) from error
+        Path(cfg.OUTPUT_DIR).mkdir(parents=True, exist_ok=True)
+        self._run = wandb.init(
+            project=cfg.MODEL.MRCNN.WANDB_PROJECT,
+            name=Path(cfg.OUTPUT_DIR).resolve().name,
+            dir=cfg.OUTPUT_DIR,
+            config=yaml.safe_load(cfg.dump()),
+        )
+        self._window_size = window_size
+        self._last_write = -1
+
+    def write(self):
+        """Hand on the scalars that are new since the last call, each with its iteration."""
+        by_iteration: dict[int, dict[str, float]] = {}
+        latest = get_event_storage().latest_with_smoothing_hint(self._window_size)
+        for name, (value, iteration) in latest.items():
+            if iteration > self._last_write:
+                by_iteration.setdefault(iteration, {})[name] = value
+        for iteration in sorted(by_iteration):
+            self._run.log(by_iteration[iteration], step=iteration)
+            self._last_write = iteration
+
+    def close(self):
+        self._run.finish()

@@ -1,0 +1,90 @@
+"""Which class is taken for which, with background as one of them."""
+
+import numpy as np
+from pycocotools import mask as mask_utils
+from pycocotools.cocoeval import COCOeval
+
+
+def match(ious: np.ndarray, min_iou: float) -> np.ndarray:
+    """The ground truth of each detection, whatever the classes: the best first, each truth once.
+
+    Args:
+        ious: (D, G) overlaps of D detections in descending order of score with G instances.
+        min_iou: overlap that makes a pair.
+
+    Returns:
+        (D,) int: an index below G, or -1 for background.
+    """
+    matched = np.full(len(ious), -1)
+    free = np.ones(ious.shape[1], dtype=bool)
+    for detection, overlaps in enumerate(ious):
+        candidates = np.where(free, overlaps, -1.0)
+        if candidates.size and candidates.max() >= min_iou:
+            matched[detection] = candidates.argmax()
+            free[matched[detection]] = False
+    return matched
+
+
+def add_image(
+    matrix: np.ndarray, matched: np.ndarray, gt_classes: np.ndarray, pred_classes: np.ndarray
+) -> None:
+    """Count an image into a (K + 1, K + 1) matrix: rows truth, columns prediction.
+
+    Args:
+        matrix: counts, changed in place; background is last.
+        matched: (D,) from `match`.
+        gt_classes: (G,) in [0, K).
+        pred_classes: (D,) in [0, K).
+    """
+    background = len(matrix) - 1
+    for truth, predicted in zip(matched, pred_classes):
+        matrix[background if truth < 0 else gt_classes[truth], predicted] += 1
+    missed = np.setdiff1d(np.arange(len(gt_classes)), matched)
+    for truth in missed:
+        matrix[gt_classes[truth], background] += 1
+
+
+def confusion_matrix(coco_eval: COCOeval, *, min_iou=0.5, min_score=0.5) -> np.ndarray:
+    """Counts over a data set of what was there (rows) and what was predicted (columns).
+
+    A detection that matches nothing counts in the background row, unless half of it lies in a
+    crowd region; an instance that nothing matches counts in the background column.
+
+    Args:
+        coco_eval: evaluated, for "bbox" or "segm": this decides the overlaps.
+        min_iou: overlap that makes a pair, across classes.
+        min_score: detections below it are left out.
+
+    Returns:
+        (K + 1, K + 1) int, classes in the order of category ids, background last.
+    """
+    gt, dt, params = coco_eval.cocoGt, coco_eval.cocoDt, coco_eval.params
+    index = {category: i for i, category in enumerate(params.catIds)}
+    matrix = np.zeros((len(index) + 1, len(index) + 1), dtype=int)
+    for image in params.imgIds:
+        truths = gt.loadAnns(gt.getAnnIds(imgIds=[image]))
+        crowds = [a for a in truths if a.get("iscrowd", 0)]
+        truths = [a for a in truths if not a.get("iscrowd", 0)]
+        detections = [
+            a for a in dt.loadAnns(dt.getAnnIds(imgIds=[image])) if a["score"] >= min_score
+        ]
+        detections.sort(key=lambda a: -a["score"])
+        matched = match(overlaps(coco_eval, detections, truths, crowd=False), min_iou)
+        in_crowd = overlaps(coco_eval, detections, crowds, crowd=True).max(1, initial=0) >= min_iou
+        counted = (matched >= 0) | ~in_crowd
+        classes = np.array([index[a["category_id"]] for a in detections], dtype=int)
+        truth_classes = np.array([index[a["category_id"]] for a in truths], dtype=int)
+        add_image(matrix, matched[counted], truth_classes, classes[counted])
+    return matrix
+
+
+def overlaps(coco_eval: COCOeval, detections: list, truths: list, *, crowd: bool) -> np.ndarray:
+    """(D, G) IoU of COCO annotations; with crowds, the part of the detection inside them."""
+    if not detections or not truths:
+        return np.zeros((len(detections), len(truths)))
+    if coco_eval.params.iouType == "segm":
+        left = [coco_eval.cocoDt.annToRLE(a) for a in detections]
+        right = [coco_eval.cocoGt.annToRLE(a) for a in truths]
+    else:
+        left, right = [a["bbox"] for a in detections], [a["bbox"] for a in truths]
+    return np.asarray(mask_utils.iou(left, right, [int(crowd)] * len(truths)))

@@ -1,0 +1,64 @@
+"""Average precisions and precision-recall curves, read from what COCOeval has accumulated.
+
+`COCOeval.eval["precision"]` is (T, R, K, A, M): IoU thresholds 0.5, 0.55, ..., 0.95; recalls 0,
+0.01, ..., 1; classes; areas all, small, medium, large; limits on detections. It holds the highest
+precision at that recall or beyond, and -1 where a class has no ground truth.
+"""
+
+import numpy as np
+from pycocotools.cocoeval import COCOeval
+
+AREAS = {"AP": 0, "APs": 1, "APm": 2, "APl": 3}
+
+
+def average_precision(precision: np.ndarray) -> float | None:
+    """Mean of the entries that are defined, in percent; None where none is."""
+    defined = precision[precision > -1]
+    return float(100 * defined.mean()) if defined.size else None
+
+
+def ap_row(precision: np.ndarray, ious: np.ndarray) -> dict[str, float | None]:
+    """AP, AP50, AP75, APs, APm, APl of a (T, R, K, A, M) precision, in percent.
+
+    Args:
+        precision: of one class or several, K >= 1.
+        ious: (T,) IoU thresholds.
+    """
+    at_most = precision[..., -1]  # the largest limit on detections
+    row = {name: average_precision(at_most[..., area]) for name, area in AREAS.items()}
+    for name, iou in (("AP50", 0.5), ("AP75", 0.75)):
+        row[name] = average_precision(at_most[np.isclose(ious, iou), ..., 0])
+    return row
+
+
+def ap_table(coco_eval: COCOeval, class_names: list[str]) -> dict:
+    """`{"all": row, "classes": {name: row}}`, rows as in `ap_row`.
+
+    Args:
+        coco_eval: accumulated.
+        class_names: K names in the order of its category ids.
+    """
+    precision, ious = coco_eval.eval["precision"], coco_eval.params.iouThrs
+    classes = {
+        name: ap_row(precision[:, :, index : index + 1], ious)
+        for index, name in enumerate(class_names)
+    }
+    return {"all": ap_row(precision, ious), "classes": classes}
+
+
+def pr_curves(coco_eval: COCOeval) -> dict[str, list]:
+    """Precision over recall at each IoU threshold, the mean over classes with ground truth.
+
+    Returns:
+        `iou` (T,), `recall` (R,) in [0, 1], `precision` T lists of R values in [0, 1]; empty lists
+        without any ground truth.
+    """
+    precision = coco_eval.eval["precision"][:, :, :, 0, -1]  # all areas, most detections
+    with_truth = (precision > -1).any(axis=(0, 1))
+    if not with_truth.any():
+        return {"iou": [], "recall": [], "precision": []}
+    return {
+        "iou": coco_eval.params.iouThrs.round(2).tolist(),
+        "recall": coco_eval.params.recThrs.round(2).tolist(),
+        "precision": precision[:, :, with_truth].mean(axis=2).round(4).tolist(),
+    }

@@ -1,0 +1,82 @@
+"""The AP tables of a report: numbers as text, and how far they are from the evaluation before."""
+
+import math
+
+METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
+TASKS = {"bbox": "box", "segm": "mask"}
+
+
+def flatten(analysis: dict) -> dict[str, float | None]:
+    """The APs of an analysis by the names of metrics.json: "segm/AP50", "segm/AP-cat"; and, which
+    these lack, "segm/AP50-cat"."""
+    flat = {}
+    for task, table in analysis["ap"].items():
+        flat.update({f"{task}/{metric}": value for metric, value in table["all"].items()})
+        for name, row in table["classes"].items():
+            flat.update({f"{task}/{metric}-{name}": value for metric, value in row.items()})
+    return flat
+
+
+def previous_of(
+    current: dict[str, float | None], evaluations: list[tuple[int, dict]]
+) -> tuple[int | None, dict]:
+    """The last evaluation in a log that is not the current one: its iteration and values."""
+    before = list(evaluations)
+    if before and _same(before[-1][1], current):
+        before.pop()
+    return before[-1] if before else (None, {})
+
+
+def _same(logged: dict, current: dict) -> bool:
+    names = [f"{task}/AP" for task in TASKS if f"{task}/AP" in logged]
+    return all(
+        number(current.get(name)) == number(logged[name])
+        or math.isclose(number(current.get(name)) or 0, number(logged[name]) or 0, abs_tol=1e-6)
+        for name in names
+    )
+
+
+def number(value: float | None) -> float | None:
+    """None for what is not a number: an AP of nothing is NaN in detectron2, -1 in COCO."""
+    return None if value is None or math.isnan(value) or value < 0 else float(value)
+
+
+def cell(value: float | None, previous: float | None = None) -> dict[str, str]:
+    """`text`, `delta` (signed, "" where there is none) and `trend`: up, down or same."""
+    value, previous = number(value), number(previous)
+    if value is None:
+        return {"text": "\N{EN DASH}", "delta": "", "trend": "same"}
+    if previous is None:
+        return {"text": f"{value:.1f}", "delta": "", "trend": "same"}
+    difference = round(value - previous, 1)
+    trend = "up" if difference > 0 else "down" if difference < 0 else "same"
+    delta = f"{difference:+.1f}".replace("-", "\N{MINUS SIGN}") if difference else "±0"
+    return {"text": f"{value:.1f}", "delta": delta, "trend": trend}
+
+
+def overall_table(current: dict, previous: dict) -> list[dict]:
+    """A row for boxes and one for masks: `name` and `cells` in the order of `METRICS`."""
+    return [
+        {
+            "name": label,
+            "cells": [cell(current.get(f"{t}/{m}"), previous.get(f"{t}/{m}")) for m in METRICS],
+        }
+        for t, label in TASKS.items()
+        if f"{t}/AP" in current
+    ]
+
+
+def class_table(current: dict, previous: dict, classes: list[str], main_task: str) -> list[dict]:
+    """A row for each class: `name`; `cells`: AP of boxes and masks, the rest of the main task."""
+    tasks = [task for task in TASKS if f"{task}/AP" in current]
+    columns = [(task, "AP") for task in tasks] + [(main_task, metric) for metric in METRICS[1:]]
+    return [
+        {
+            "name": name,
+            "cells": [
+                cell(current.get(f"{t}/{m}-{name}"), previous.get(f"{t}/{m}-{name}"))
+                for t, m in columns
+            ],
+        }
+        for name in classes
+    ]

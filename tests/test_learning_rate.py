@@ -1,0 +1,64 @@
+"""Learning rate against batch size: 0.02 for 16 images is 0.0025 for 2."""
+
+import importlib.util
+
+import pytest
+from builders import CONFIGS, ROOT
+from detectron2.config import get_cfg
+
+from mrcnn_plugin.engine import LearningRate, fit_learning_rate
+
+PAPER = LearningRate(base_lr=0.02, ims_per_batch=16)
+
+
+def solver(base_lr, ims_per_batch):
+    cfg = get_cfg()
+    cfg.SOLVER.BASE_LR, cfg.SOLVER.IMS_PER_BATCH = base_lr, ims_per_batch
+    return cfg
+
+
+@pytest.mark.parametrize(
+    ("base_lr", "ims_per_batch", "warned"),
+    [
+        (0.02, 16, False),
+        (0.0025, 2, False),
+        (0.005, 2, False),  # exactly 2x
+        (0.0051, 2, True),
+        (0.00124, 2, True),
+        (0.02, 2, True),  # what many do who have one GPU
+        (0.02, 40, True),
+    ],
+)
+def test_warns_beyond_twice_the_ratio_of_the_config_file(caplog, base_lr, ims_per_batch, warned):
+    fit_learning_rate(solver(base_lr, ims_per_batch), PAPER, scale=False)
+    assert bool(caplog.records) == warned
+
+
+def test_the_warning_says_what_belongs_there(caplog):
+    fit_learning_rate(solver(0.02, 2), PAPER, scale=False)
+    assert "is 8 times what belongs to them" in caplog.text and "so 0.0025 here" in caplog.text
+
+
+def test_auto_scale():
+    cfg = solver(0.02, 2)
+    fit_learning_rate(cfg, PAPER, scale=True)
+    assert pytest.approx(0.0025) == cfg.SOLVER.BASE_LR
+
+
+def test_auto_scale_from_the_command_line(shapes_cfg):
+    """The config file has 0.02 for 4 images."""
+    spec = importlib.util.spec_from_file_location("train_net", ROOT / "train_net.py")
+    train_net = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(train_net)
+    arguments = [
+        *("--config-file", str(CONFIGS / "mask_rcnn_shapes_C4.yaml"), "--auto-scale-lr"),
+        *("DATASETS.TRAIN", "('drawn_train',)", "DATASETS.TEST", "('drawn_val',)"),
+        *("OUTPUT_DIR", shapes_cfg().OUTPUT_DIR, "SOLVER.IMS_PER_BATCH", "2"),
+    ]
+    cfg = train_net.setup(train_net.argument_parser().parse_args(arguments))
+    assert pytest.approx(0.01) == cfg.SOLVER.BASE_LR
+
+
+def test_auto_scale_of_a_rate_given_by_hand_is_refused():
+    with pytest.raises(ValueError, match=r"SOLVER\.BASE_LR 0\.01 were both given"):
+        fit_learning_rate(solver(0.01, 2), PAPER, scale=True)
