@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""How long the data check takes on a json of COCO's size: `python tests/benchmarks/bench_data_check.py`.
+"""Seconds of the data check on a json of COCO size: `python tests/benchmarks/bench_data_check.py`.
 
 Makes a synthetic data set in a temporary directory, reads it and checks it, and prints the seconds.
 """
