@@ -164,29 +164,47 @@ def check_fit(weights: Mapping[str, Tensor], model: nn.Module, *, backbone_alone
     needed = ("backbone.", "roi_heads.res5.") if backbone_alone else ("",)
     failed = [n for n in (*fit.missing, *fit.wrong_shape) if n.startswith(needed)]
     if failed:
-        raise ValueError(_diagnosis(weights, target, fit, failed))
+        why = diagnose(weights, target, fit.wrong_shape) or "the names are of another kind of model"
+        raise ValueError(
+            f"{len(failed)} of {len(target)} tensors do not fit, the first is {failed[0]}: {why}"
+        )
     return fit
 
 
-def _diagnosis(weights, target, fit: Fit, failed: list[str]) -> str:
-    """What is probably the matter: another neck, depth or number of classes."""
+def diagnose(
+    weights: Mapping[str, Tensor],
+    target: Mapping[str, Tensor],
+    wrong_shape: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]],
+) -> str:
+    """Why weights do not fit a model's state dict, in words; "" when nothing known is the matter.
+
+    Args:
+        weights, target: names (and tensors) of the file and of the model.
+        wrong_shape: name -> (shape in the weights, shape in the model).
+    """
     reasons = []
-    if any("fpn_lateral" in name or "bottom_up" in name for name in weights):
+    if any("fpn_lateral" in n for n in weights) and not any("fpn_lateral" in n for n in target):
         reasons.append("the weights are of a feature pyramid (FPN) model, this model is not one")
-    blocks = [_num_blocks(names) for names in (weights, target)]
-    if 0 not in blocks and blocks[0] != blocks[1]:
-        reasons.append(f"res4 has {blocks[0]} blocks in the weights and {blocks[1]} in the model: "
-                       "set MODEL.RESNETS.DEPTH (6 blocks: 50, 23: 101, 36: 152)")  # fmt: skip
-    scores = fit.wrong_shape.get("roi_heads.box_predictor.cls_score.bias")
+    in_file, in_model = _num_blocks(weights), _num_blocks(target)
+    if in_file and in_model and in_file != in_model:
+        reasons.append(
+            f"res4 has {in_file} blocks in the weights and {in_model} in the model: set "
+            "MODEL.RESNETS.DEPTH (6 blocks: 50, 23: 101, 36: 152)"
+        )
+    scores = wrong_shape.get("roi_heads.box_predictor.cls_score.bias")
     if scores:
-        reasons.append(f"the weights have {scores[0][0] - 1} classes and the model "
-                       f"{scores[1][0] - 1}: set MODEL.ROI_HEADS.NUM_CLASSES")  # fmt: skip
-    if f"{_SCORES}.bias" in fit.wrong_shape:
-        reasons.append("the RPN heads differ (k or 2k scores): set MODEL.RPN.HEAD_NAME")
-    why = "; ".join(reasons) or "the names are of another kind of model"
-    return f"{len(failed)} of {len(target)} tensors do not fit, the first is {failed[0]}: {why}"
+        reasons.append(
+            f"the weights have {scores[0][0] - 1} classes and the model {scores[1][0] - 1}: set "
+            "MODEL.ROI_HEADS.NUM_CLASSES, or train the new classes on from here"
+        )
+    if f"{_SCORES}.bias" in wrong_shape:
+        reasons.append(
+            "the RPN heads differ (k or 2k scores): set MODEL.RPN.HEAD_NAME, or convert the file "
+            "with tools/convert_weights.py"
+        )
+    return "; ".join(reasons)
 
 
 def _num_blocks(names) -> int:
-    found = [re.search(r"res4\.(\d+)\.", name) for name in names]
+    found = [re.search(r"res4[._](\d+)[._]", name) for name in names]  # Caffe2 has underscores
     return 1 + max((int(match[1]) for match in found if match), default=-1)

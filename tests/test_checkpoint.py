@@ -106,3 +106,21 @@ def test_a_file_of_which_nothing_fits_is_an_error(tmp_path):
     torch.save({"model": {"layers.0.weight": torch.zeros(3)}}, tmp_path / "other.pth")
     with pytest.raises(ValueError, match="no tensor of the weight file"):
         ReportingCheckpointer(build(tiny_cfg())).load(str(tmp_path / "other.pth"))
+
+
+@pytest.mark.parametrize(
+    "opts, message",
+    [
+        (("MODEL.RESNETS.DEPTH", 34), "res4 has 2 blocks in the weights and 6 in the model"),
+        (("MODEL.ROI_HEADS.NUM_CLASSES", 7), "3 classes and the model 7"),
+        (("MODEL.RPN.HEAD_NAME", "StandardRPNHead"), "k or 2k scores"),
+        ((), None),
+    ],
+)
+def test_a_file_of_another_model_gets_a_diagnosis_not_just_a_list(opts, message, tmp_path, log):
+    torch.save({"model": build(tiny_cfg()).state_dict()}, tmp_path / "model.pth")
+    ReportingCheckpointer(build(tiny_cfg(*opts))).load(str(tmp_path / "model.pth"))
+    if message is None:
+        assert "does not belong" not in log.text
+    else:
+        assert "does not belong to this model" in log.text and message in log.text

@@ -4,12 +4,14 @@ from collections import Counter
 
 from detectron2.checkpoint import DetectionCheckpointer
 
+from ..weights import diagnose
+
 # Not counted: what the config sets, and what a norm layer fills in where an older file lacks it.
 _NOT_COUNTED = ("pixel_mean", "pixel_std", "running_mean", "running_var", "num_batches_tracked")
 
 
 class ReportingCheckpointer(DetectionCheckpointer):
-    """`DetectionCheckpointer` that counts what it loaded.
+    """`DetectionCheckpointer` that counts what it loaded and says why a file does not fit.
 
     detectron2 warns about the names that did not match, in a list of hundreds of lines that looks
     the same whether the heads are missing (an ImageNet file: right) or everything is (wrong).
@@ -21,10 +23,10 @@ class ReportingCheckpointer(DetectionCheckpointer):
         Raises:
             ValueError: the file holds weights, and not one of them is a tensor of this model.
         """
-        in_file = len(checkpoint["model"])
+        in_file = list(checkpoint["model"])
         incompatible = super()._load_model(checkpoint)
-        wrong_shape = {name for name, *_ in incompatible.incorrect_shapes}
-        not_loaded = wrong_shape | set(incompatible.missing_keys)
+        wrong_shape = {name: shapes for name, *shapes in incompatible.incorrect_shapes}
+        not_loaded = {*wrong_shape, *incompatible.missing_keys}
 
         names = [name for name in self.model.state_dict() if not name.endswith(_NOT_COUNTED)]
         total = Counter(name.split(".")[0] for name in names)
@@ -34,6 +36,9 @@ class ReportingCheckpointer(DetectionCheckpointer):
             f"Loaded {loaded.total()} of the model's {total.total()} tensors ({parts}); "
             f"{len(incompatible.unexpected_keys)} tensors of the file have no place in the model"
         )
+        why = diagnose(in_file, self.model.state_dict(), wrong_shape)
+        if why:
+            self.logger.warning(f"The weight file does not belong to this model: {why}")
         if in_file and not loaded:
             raise ValueError(
                 "no tensor of the weight file has the name and shape of one in this model: it "
