@@ -24,7 +24,6 @@ class RoIAlignPooler(nn.Module):
             options: `sampling_ratio`, `aligned`, `mode`, `bin_stride` of `mrcnn_plugin.roi_align`.
         """
         super().__init__()
-        self.output_size = (output_size, output_size)
         if len(spatial_scales) == 1:
             self.roi_align = RoIAlign(output_size, spatial_scales[0], **options)
         else:

@@ -12,7 +12,7 @@ from detectron2.structures import Boxes, Instances
 from pycocotools import mask as mask_utils
 
 from mrcnn_plugin.data import make_shapes
-from mrcnn_plugin.evaluation import MendingCOCOEvaluator, draw_comparison, save_report
+from mrcnn_plugin.evaluation import MendingCOCOEvaluator, draw_comparison, save_run_picture
 
 
 @pytest.fixture
@@ -125,7 +125,7 @@ def test_picture_of_a_run(dataset, tmp_path):
     lines = [{"iteration": i, **dict.fromkeys(losses, 1.0 / i)} for i in (1, 2, 3)]
     lines[-1].update({"segm/AP": 40.0, "bbox/AP": 50.0})
     (tmp_path / "metrics.json").write_text("\n".join(map(json.dumps, lines)))
-    save_report(tmp_path / "pictures/run.png", pairs, tmp_path / "metrics.json", "a run")
+    save_run_picture(tmp_path / "pictures/run.png", pairs, tmp_path / "metrics.json", "a run")
     picture = cv2.imread(str(tmp_path / "pictures/run.png"))
     assert picture.shape[1] > 800 and picture.std() > 10
 

@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 VENV = ROOT / ".venv"
 PYTHON = VENV / "bin/python"
 LOG = VENV / "setup.log"
-GIGABYTES_NEEDED = 8  # 4.7 for the environment, the rest while pip unpacks
+GIGABYTES_NEEDED = 8  # 5 for the environment, the rest while pip unpacks
 
 
 def fail(sentence):
@@ -157,7 +157,7 @@ def main():
         "requirements",
         digest(requirements),
         lambda: pip(
-            "installing torch 2.11 and the dependencies (4.7 GB on disk; a minute or many)",
+            "installing torch 2.11 and the dependencies (5 GB on disk; a minute or many)",
             "-r",
             requirements,
         ),

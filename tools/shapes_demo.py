@@ -22,7 +22,7 @@ from detectron2.utils.logger import setup_logger
 from mrcnn_plugin import add_mrcnn_config
 from mrcnn_plugin.data import register_datasets
 from mrcnn_plugin.engine import MRCNNTrainer, start_logging
-from mrcnn_plugin.evaluation import draw_comparison, save_report
+from mrcnn_plugin.evaluation import draw_comparison, save_run_picture
 
 CONFIG = Path(__file__).resolve().parents[1] / "configs/mask_rcnn_shapes_C4.yaml"
 NUM_DRAWN = 8
@@ -60,7 +60,7 @@ def predict_and_draw(cfg, path, title):
         instances = predictor(bgr)["instances"].to("cpu")
         metadata = MetadataCatalog.get(name)
         comparisons.append(draw_comparison(picture, instances, metadata, scale=2.5))
-    save_report(path, comparisons, Path(cfg.OUTPUT_DIR, "metrics.json"), title)
+    save_run_picture(path, comparisons, Path(cfg.OUTPUT_DIR, "metrics.json"), title)
 
 
 def main():

@@ -3,7 +3,7 @@
 from .analysis import inference_folder
 from .coco import MendingCOCOEvaluator
 from .comparison import build_comparison
-from .draw import draw_comparison, draw_curves, save_report
+from .draw import draw_comparison, save_run_picture
 from .rebuild import has_analysis, rebuild_analysis
 from .report import build_report
 from .run_info import write_run_info
@@ -13,10 +13,9 @@ __all__ = [
     "build_comparison",
     "build_report",
     "draw_comparison",
-    "draw_curves",
     "has_analysis",
     "inference_folder",
     "rebuild_analysis",
-    "save_report",
+    "save_run_picture",
     "write_run_info",
 ]

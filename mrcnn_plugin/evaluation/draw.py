@@ -1,6 +1,5 @@
 """Pictures: ground truth beside prediction, and the curves of a training run, in one file."""
 
-import json
 from pathlib import Path
 
 import matplotlib
@@ -12,7 +11,9 @@ from detectron2.utils.visualizer import ColorMode, Visualizer
 
 matplotlib.use("Agg", force=False)
 from matplotlib import pyplot as plt
-from matplotlib.figure import Figure
+
+from .figures import plot_ap, plot_loss_parts, plot_total_loss
+from .metrics_log import read_metrics
 
 
 def draw_comparison(
@@ -46,32 +47,7 @@ def draw_comparison(
     return truth.get_image(), prediction.get_image()
 
 
-def draw_curves(figure: Figure, metrics_file: str | Path) -> None:
-    """Draw the losses and APs that detectron2's `JSONWriter` wrote into an empty figure."""
-    lines = [json.loads(line) for line in Path(metrics_file).read_text().splitlines()]
-    loss_axes, ap_axes = figure.subplots(1, 2)
-    for name in (
-        "total_loss",
-        "loss_rpn_cls",
-        "loss_rpn_loc",
-        "loss_cls",
-        "loss_box_reg",
-        "loss_mask",
-    ):
-        points = [(line["iteration"], line[name]) for line in lines if name in line]
-        loss_axes.plot(*zip(*points), label=name, linewidth=2 if name == "total_loss" else 1)
-    for name in ("bbox/AP", "bbox/AP50", "segm/AP", "segm/AP50"):
-        points = [(line["iteration"], line[name]) for line in lines if name in line]
-        if points:
-            ap_axes.plot(*zip(*points), "o-", label=name)
-    loss_axes.set(xlabel="iteration", ylabel="loss", yscale="log")
-    ap_axes.set(xlabel="iteration", ylabel="AP", ylim=(0, 100))
-    for axes in (loss_axes, ap_axes):
-        axes.grid(alpha=0.3)
-        axes.legend(fontsize="small")
-
-
-def save_report(
+def save_run_picture(
     path: str | Path,
     comparisons: list[tuple[np.ndarray, np.ndarray]],
     metrics_file: str | Path,
@@ -97,7 +73,11 @@ def save_report(
         right.set_title("prediction", fontsize="small")
     for ax in axes.flat:
         ax.axis("off")
-    draw_curves(curves, metrics_file)
+    metrics = read_metrics(metrics_file)
+    total_axes, parts_axes, ap_axes = curves.subplots(1, 3)
+    plot_total_loss(total_axes, {"": metrics})
+    plot_loss_parts(parts_axes, metrics)
+    plot_ap(ap_axes, {"": metrics})
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=80)
     plt.close(figure)
