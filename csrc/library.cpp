@@ -26,4 +26,6 @@ STABLE_TORCH_LIBRARY(mrcnn_plugin, m) {
       "bool aligned, str mode, int bin_stride) -> Tensor");
   // The instruction set that the CPU kernels use: baseline, avx2 or avx512.
   m.def("cpu_isa() -> str");
+  // How many MiB of freed results the CPU kernels keep for the next ones; returns what it was.
+  m.def("set_output_cache(int megabytes) -> int");
 }

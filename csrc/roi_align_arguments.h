@@ -9,6 +9,7 @@
 #include <type_traits>
 #include <vector>
 
+#include "cpu_memory.h"
 #include "roi_align_kernels.h"
 
 namespace mrcnn_plugin {
@@ -118,6 +119,9 @@ inline MemoryFormat suggested_format(const Tensor& t) {
 /// An uninitialised tensor on the device and in the layout of `like`.
 inline Tensor empty_maps(const Tensor& like, ScalarType type, int64_t n, int64_t c, int64_t h,
                          int64_t w) {
+  if (like.is_cpu()) {
+    return empty_cpu_maps(type, n, c, h, w, suggested_format(like) == MemoryFormat::ChannelsLast);
+  }
   return torch::stable::empty({n, c, h, w}, type, std::nullopt, like.device(), std::nullopt,
                               suggested_format(like));
 }

@@ -49,8 +49,6 @@ std::tuple<Tensor, Tensor> roi_align_cpu(const Tensor& features, const Tensor& r
   check_maps(features, "features");
   const Tensor boxes = prepare_rois(rois, features);
   const ForwardResult result = empty_result(features, boxes, options);
-  advise_huge_pages(result.output);
-  advise_huge_pages(result.argmax);
   forward_any(features, {boxes}, options, result);
   return {result.output, result.argmax};
 }
@@ -75,8 +73,6 @@ std::tuple<Tensor, Tensor> roi_align_levels_cpu(std::vector<Tensor> features, co
                          bin_stride);
   };
   const ForwardResult result = empty_result(features[0], boxes, options_of(spatial_scales[0]));
-  advise_huge_pages(result.output);
-  advise_huge_pages(result.argmax);
   for (int64_t level = 0; level < count; ++level) {
     forward_any(features[level], {boxes, level_of, level}, options_of(spatial_scales[level]),
                 result);
@@ -90,7 +86,6 @@ Tensor backward_any(const Tensor& grad_output, const Rois& rois, const Tensor& a
   check_backward(grad_output, rois.boxes, argmax, channels, options);
   const Tensor grad_features =
       empty_maps(grad_output, grad_output.scalar_type(), batch, channels, height, width);
-  advise_huge_pages(grad_features);
   dispatch_maps(grad_output, [&](auto zero) {
     using scalar_t = decltype(zero);
     with_plan<accumulate_t<scalar_t>>(

@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "cpu_isa.h"
+#include "cpu_memory.h"
 #include "roi_align_plan.h"
 #include "roi_align_threads.h"
 
@@ -105,13 +106,14 @@ void forward(const Tensor& features, const Plan<Entry>& plan, const ForwardResul
   using acc_t = accumulate_t<T>;
   const int64_t out_height = result.output.size(2), out_width = result.output.size(3);
   const int64_t out_bins = out_height * out_width, area = plan.largest_window();
+  const int64_t result_bytes = result.output.numel() * sizeof(T);
   const SlabLoop loop(features.size(0), features.size(1));
   const Kernels<T> kernels = kernels_for<T>(loop.narrow);
   const Forward<T> compute{kernels,
                            mutable_view<T>(result.output),
                            is_max<Entry> ? mutable_view<int32_t>(result.argmax) : View<int32_t>{},
                            {0, 0, out_height, out_width},
-                           is_large(result.output)};
+                           result_bytes >= kLargeResult};
   const auto maps = const_view<T>(features);
   const auto pack = [&](const Slab& slab, acc_t* to) {
     const Window& window = plan.images[slab.image].window;

@@ -2,11 +2,6 @@
 #pragma once
 
 #include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
-
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
 
 #include <algorithm>
 #include <atomic>
@@ -32,27 +27,6 @@ class Buffer {
   };
   std::unique_ptr<E, Delete> data_;
 };
-
-/// A new tensor that no cache will hold. glibc also takes that much fresh from the system each
-/// time.
-inline bool is_large(const torch::stable::Tensor& t) {
-  constexpr int64_t kLarge = int64_t{32} << 20;
-  return t.numel() * static_cast<int64_t>(t.element_size()) >= kLarge;
-}
-
-/// Asks for huge pages behind a large new tensor. The first write to each page of fresh memory
-/// interrupts the program, and 4 KiB pages make those interrupts the greater part of a forward.
-inline void advise_huge_pages(const torch::stable::Tensor& t) {
-#if defined(__linux__) && defined(MADV_HUGEPAGE)
-  if (!is_large(t)) return;
-  constexpr uintptr_t kHugePage = uintptr_t{2} << 20;
-  const auto begin = reinterpret_cast<uintptr_t>(t.mutable_data_ptr());
-  const uintptr_t end = begin + t.numel() * t.element_size();
-  const uintptr_t first = (begin + kHugePage - 1) & ~(kHugePage - 1), last = end & ~(kHugePage - 1);
-  // Refused where the kernel has none. Nothing depends on it.
-  if (first < last) madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);
-#endif
-}
 
 /// Channels [channel, channel + lanes) of an image.
 struct Slab {

@@ -1,10 +1,12 @@
-"""RoIAlign against torchvision: one process, the same boxes, fresh outputs.
+"""RoIAlign against torchvision: one process, the same boxes, a new output tensor in every call.
 
     python tests/benchmarks/bench_roi_align.py [--quick] [--cases WORD ...] [--repeats N]
 
 Prints markdown. Times are wall medians of interleaved repeats, in ms; a ratio is torchvision's
-median over ours. "limit" is what this machine needs at least, from rates measured in the same run:
-to read the inputs once, to write the output into fresh memory, to do the multiply-adds.
+median over ours. "x limit" is our best time over what this machine needs at least, from rates
+measured in the same run: to read the inputs once, to write the output, to do the multiply-adds.
+"no cache" is ours with set_output_cache(0): every large output is then memory fresh from the
+system, as torchvision's always is.
 """
 
 import argparse
@@ -21,7 +23,7 @@ import torch
 import torchvision
 
 from mrcnn_plugin.multiscale_roi_align import assign_levels, multiscale_roi_align
-from mrcnn_plugin.roi_align import roi_align
+from mrcnn_plugin.roi_align import roi_align, set_output_cache
 
 IMAGE = (800, 1344)  # height, width; a C4 map of it is 50 x 84
 SCALES = (1 / 4, 1 / 8, 1 / 16, 1 / 32)
@@ -149,7 +151,8 @@ def best(call, repeats=5):
 class Machine(NamedTuple):
     read: float  # bytes / s
     copied: float  # bytes read and written / s
-    fresh: float  # bytes written into fresh huge pages / s
+    written: float  # bytes written / s
+    fresh: float  # the same, into fresh huge pages
     multiply_adds: float  # / s, by a matrix product
 
     @classmethod
@@ -167,6 +170,7 @@ class Machine(NamedTuple):
         return cls(
             4 * count / best(source.sum),
             8 * count / best(lambda: target.copy_(source)),
+            4 * count / best(target.zero_),
             4 * count / best(write_fresh, 3),
             1024**3 / best(lambda: matrix @ matrix),
         )
@@ -199,8 +203,8 @@ def limits(case, features, rois, levels, machine):
     output = 4 * case.rois * case.channels * case.bins**2 * (2 if case.mode == "max" else 1)
     scales = [SCALES[level] for level in levels] if case.pyramid else [1 / 16] * case.rois
     arithmetic = multiply_adds(rois, scales, case.bins) * case.channels / machine.multiply_adds
-    forward = max(maps / machine.read + output / machine.fresh, arithmetic)
-    backward = max(output / machine.read + maps / machine.fresh, arithmetic)
+    forward = max(maps / machine.read + output / machine.written, arithmetic)
+    backward = max(output / machine.read + maps / machine.written, arithmetic)
     return forward, backward
 
 
@@ -216,38 +220,46 @@ def make_inputs(case, quick):
     return case, features, coco_like_rois(case.rois, generator)
 
 
-def met(ratio, goal, quick):
-    if quick:
-        return f"{ratio:.1f}x"
-    return f"{ratio:.1f}x ({goal:g}x: {'met' if ratio >= goal else 'not met'})"
+def without_cache(call, repeats):
+    before = set_output_cache(0)
+    try:
+        return interleaved([call], repeats)[0]
+    finally:
+        set_output_cache(before)
+
+
+def print_row(name, calls, goal, limit, repeats):
+    """`goal` and `limit` are None on CUDA: both are the CPU's."""
+    mine, theirs = interleaved(calls, repeats)
+    mid, reference = statistics.median(mine), statistics.median(theirs)
+    ratio = f"{reference / mid:.1f}x"
+    if goal is not None:
+        ratio += f" ({goal:g}x: {'met' if reference / mid >= goal else 'not met'})"
+    cells = [f"{reference * 1e3:.2f}", f"{mid * 1e3:.2f}", ratio]
+    if limit is None:
+        cells += ["-", "-", "-"]
+    else:
+        fresh = statistics.median(without_cache(calls[0], repeats))
+        cells += [f"{min(mine) / limit:.1f}", f"{fresh * 1e3:.2f}", f"{reference / fresh:.1f}x"]
+    print(f"| {name} | {' | '.join(cells)} |", flush=True)
 
 
 def bench_case(case, machine, repeats, quick, device="cpu"):
-    """One row. On CUDA the machine's limits and the goals, which are the CPU's, are left out."""
+    """A row for the forward and one for the backward."""
     case, features, rois = make_inputs(case, quick)
     on_cpu = device == "cpu"
     features, rois = [f.to(device) for f in features], rois.to(device)
     levels = assign_levels(rois, 2, 5)
     divided = [rois[levels == level] for level in range(4)] if case.pyramid else rois
-    our_forward, our_backward = passes(ours, case, features, rois)
-    their_forward, their_backward = passes(torchvisions, case, features, divided)
-    cells = []
-    for calls, goal, limit in zip(
-        ((our_forward, their_forward), (our_backward, their_backward)),
-        (case.forward_goal, case.backward_goal),
-        limits(case, features, rois.cpu(), levels.tolist(), machine),
-    ):
-        mine, theirs = interleaved(calls, repeats)
-        mid = statistics.median(mine), statistics.median(theirs)
-        cells += [
-            f"{mid[0] * 1e3:.2f}",
-            f"{mid[1] * 1e3:.2f}",
-            met(mid[1] / mid[0], goal, quick or not on_cpu),
-            f"{min(theirs) / min(mine):.1f}x",
-            f"{min(mine) / limit:.1f}" if on_cpu else "-",
-        ]
+    our_passes = passes(ours, case, features, rois)
+    their_passes = passes(torchvisions, case, features, divided)
+    bounds = limits(case, features, rois.cpu(), levels.tolist(), machine)
+    goals = (None, None) if quick or not on_cpu else (case.forward_goal, case.backward_goal)
     name = case.name if on_cpu else f"{torch.cuda.get_device_name()}: {case.name}"
-    print(f"| {name} | {' | '.join(cells)} |", flush=True)
+    for title, *calls, goal, limit in zip(
+        ("forward", "backward"), our_passes, their_passes, goals, bounds
+    ):
+        print_row(f"{name}: {title}", calls, goal, limit if on_cpu else None, repeats)
 
 
 def bench_layouts(case, repeats, quick):
@@ -285,7 +297,8 @@ def print_machine(machine):
         f"{cpu_name()}, {torch.get_num_threads()} threads; torch {torch.__version__}, torchvision "
         f"{torchvision.__version__}; instruction set {torch.ops.mrcnn_plugin.cpu_isa()}.\n"
         f"This machine: read {machine.read / 1e9:.1f} GB/s, copy {machine.copied / 1e9:.1f} GB/s "
-        f"(read + written), write fresh memory {machine.fresh / 1e9:.1f} GB/s, "
+        f"(read + written), write {machine.written / 1e9:.1f} GB/s, write fresh memory "
+        f"{machine.fresh / 1e9:.1f} GB/s, "
         f"{2e-9 * machine.multiply_adds:.0f} GFLOP/s.\n"
     )
 
@@ -304,8 +317,8 @@ def main():
     wanted = [case for case in CASES if any(word in case.name for word in args.cases)]
     if wanted:
         print(
-            "| case | fwd ms | torchvision | ratio (goal) | of minima | x limit "
-            "| bwd ms | torchvision | ratio (goal) | of minima | x limit |\n|" + "---|" * 11
+            "| case | torchvision ms | ours ms | ratio (goal) | x limit | no cache ms | ratio |\n|"
+            + "---|" * 7
         )
     for case in wanted:
         bench_case(case, machine, repeats, args.quick)

@@ -1,0 +1,223 @@
+#include "cpu_memory.h"
+
+#include <torch/csrc/inductor/aoti_torch/c/shim.h>
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
+#include <algorithm>
+#include <atomic>
+#include <cstdlib>
+#include <mutex>
+#include <string>
+#include <vector>
+
+// Since torch 2.11. With 2.10 every result is a tensor of torch's own.
+extern "C" __attribute__((weak)) AOTITorchError torch_from_blob(
+    void* data, int64_t ndim, const int64_t* sizes, const int64_t* strides, int64_t storage_offset,
+    int32_t dtype, int32_t device_type, int32_t device_index, AtenTensorHandle* result,
+    int32_t layout, const uint8_t* opaque_metadata, int64_t opaque_metadata_size,
+    void (*deleter)(void* data, void* context), void* context);
+
+namespace mrcnn_plugin {
+namespace {
+
+using torch::headeronly::MemoryFormat;
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+constexpr int64_t kMegabyte = int64_t{1} << 20;
+
+// ---- Blocks
+// --------------------------------------------------------------------------------------
+
+#if defined(__linux__) && defined(MADV_HUGEPAGE) && defined(MADV_FREE)
+#define MRCNN_OUTPUT_CACHE 1
+
+#ifndef MADV_POPULATE_WRITE  // Linux 5.14
+#define MADV_POPULATE_WRITE 23
+#endif
+
+constexpr int64_t kHugePage = 2 * kMegabyte;
+
+/// Whole huge pages.
+struct Block {
+  char* data;
+  int64_t bytes;
+};
+
+void unmap(const Block& block) { munmap(block.data, block.bytes); }
+
+/// A block at the address of a huge page; of no data when there is no memory.
+Block map(int64_t bytes) {
+  const int64_t mapped = bytes + kHugePage;
+  void* at = mmap(nullptr, mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (at == MAP_FAILED) return {nullptr, 0};
+  auto* begin = static_cast<char*>(at);
+  const int64_t head = -reinterpret_cast<uintptr_t>(begin) & (kHugePage - 1);
+  if (head > 0) unmap({begin, head});
+  unmap({begin + head + bytes, kHugePage - head});
+  return {begin + head, bytes};
+}
+
+/// Clears the pages before the first write: results are written past the caches, and that is slow
+/// where the kernel has just left a cleared page in them. Advice: nothing depends on it.
+void populate(const Block& block) {
+  constexpr int64_t kChunk = 8 * kHugePage;
+  madvise(block.data, block.bytes, MADV_HUGEPAGE);
+  const int64_t chunks = (block.bytes + kChunk - 1) / kChunk;
+  torch::stable::parallel_for(0, chunks, 1, [&](int64_t begin, int64_t end) {
+    const int64_t last = std::min(end * kChunk, block.bytes);
+    madvise(block.data + begin * kChunk, last - begin * kChunk, MADV_POPULATE_WRITE);
+  });
+}
+
+// ---- The cache
+// -----------------------------------------------------------------------------------
+
+int64_t limit_from_environment() {
+  const char* text = std::getenv("MRCNN_PLUGIN_OUTPUT_CACHE_MB");
+  if (text == nullptr || *text == '\0') return 1024;
+  const std::string digits = text;
+  STD_TORCH_CHECK(digits.size() <= 9 && digits.find_first_not_of("0123456789") == std::string::npos,
+                  "MRCNN_PLUGIN_OUTPUT_CACHE_MB must be a whole number of MiB (0: no cache), got '",
+                  digits, "'");
+  return std::stoll(digits);
+}
+
+/// Nobody ever waits for its lock: who does not get it does without the cache. So a process that
+/// was forked while another thread had the lock goes on.
+class OutputCache {
+ public:
+  /// Never destroyed: tensors may outlive every other static object.
+  static OutputCache& instance() {
+    static auto* cache = new OutputCache;
+    return *cache;
+  }
+
+  Block take(int64_t bytes) {
+    Block block = take_idle(bytes);
+    if (block.data != nullptr) return block;
+    block = map(bytes);
+    if (block.data == nullptr) {
+      trim(0);
+      block = map(bytes);
+      STD_TORCH_CHECK(block.data != nullptr, "roi_align: no memory for a result of ", bytes,
+                      " bytes");
+    }
+    populate(block);
+    return block;
+  }
+
+  void put(const Block& block) {
+    madvise(block.data, block.bytes, MADV_FREE);
+    {
+      std::unique_lock<std::mutex> lock(mutex_, std::try_to_lock);
+      if (!lock.owns_lock()) return unmap(block);
+      idle_.push_back(block);
+    }
+    trim(limit_ * kMegabyte);
+  }
+
+  int64_t set_limit(int64_t megabytes) {
+    const int64_t before = limit_.exchange(megabytes);
+    trim(megabytes * kMegabyte);
+    return before;
+  }
+
+ private:
+  /// The smallest idle block that is large enough and not twice too large.
+  Block take_idle(int64_t bytes) {
+    std::unique_lock<std::mutex> lock(mutex_, std::try_to_lock);
+    if (!lock.owns_lock()) return {nullptr, 0};
+    auto best = idle_.end();
+    for (auto it = idle_.begin(); it != idle_.end(); ++it) {
+      const bool fits = it->bytes >= bytes && it->bytes <= 2 * bytes;
+      if (fits && (best == idle_.end() || it->bytes < best->bytes)) best = it;
+    }
+    if (best == idle_.end()) return {nullptr, 0};
+    const Block block = *best;
+    idle_.erase(best);
+    return block;
+  }
+
+  /// Returns the blocks that have been idle longest, until no more than `bytes` are.
+  void trim(int64_t bytes) {
+    std::vector<Block> surplus;
+    {
+      std::unique_lock<std::mutex> lock(mutex_, std::try_to_lock);
+      if (!lock.owns_lock()) return;
+      int64_t idle = 0;
+      auto first = idle_.end();  // of those that stay
+      while (first != idle_.begin() && idle + (first - 1)->bytes <= bytes) idle += (--first)->bytes;
+      surplus.assign(idle_.begin(), first);
+      idle_.erase(idle_.begin(), first);
+    }
+    for (const Block& block : surplus) unmap(block);
+  }
+
+  std::mutex mutex_;
+  std::vector<Block> idle_;  // idle longest first
+  std::atomic<int64_t> limit_{limit_from_environment()};
+};
+
+void put_back(void* data, void* bytes) {
+  OutputCache::instance().put({static_cast<char*>(data), reinterpret_cast<intptr_t>(bytes)});
+}
+
+int64_t element_size(ScalarType type) {
+  if (type == ScalarType::Double) return 8;
+  return type == ScalarType::Float || type == ScalarType::Int ? 4 : 2;
+}
+
+Tensor empty_in_block(ScalarType type, const int64_t* sizes, const int64_t* strides,
+                      int64_t bytes) {
+  const Block block = OutputCache::instance().take((bytes + kHugePage - 1) & ~(kHugePage - 1));
+  AtenTensorHandle handle;
+  const AOTITorchError error = torch_from_blob(
+      block.data, 4, sizes, strides, 0,
+      torch::stable::detail::to<int32_t>(torch::stable::detail::from(type)),
+      aoti_torch_device_type_cpu(), -1, &handle, aoti_torch_layout_strided(), nullptr, 0, put_back,
+      reinterpret_cast<void*>(static_cast<intptr_t>(block.bytes)));
+  if (error != AOTI_TORCH_SUCCESS) put_back(block.data, reinterpret_cast<void*>(block.bytes));
+  TORCH_ERROR_CODE_CHECK(error);
+  return Tensor(handle);
+}
+#endif
+
+}  // namespace
+
+Tensor empty_cpu_maps(ScalarType type, int64_t n, int64_t c, int64_t h, int64_t w,
+                      bool channels_last) {
+#ifdef MRCNN_OUTPUT_CACHE
+  const int64_t bytes = n * c * h * w * element_size(type);
+  if (bytes >= kLargeResult && torch_from_blob != nullptr) {
+    const int64_t sizes[] = {n, c, h, w};
+    const int64_t planes[] = {c * h * w, h * w, w, 1}, pixels[] = {c * h * w, 1, c * w, c};
+    return empty_in_block(type, sizes, channels_last ? pixels : planes, bytes);
+  }
+#endif
+  const auto cpu = torch::stable::Device(torch::headeronly::DeviceType::CPU);
+  return torch::stable::empty(
+      {n, c, h, w}, type, std::nullopt, cpu, std::nullopt,
+      channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
+}
+
+int64_t set_output_cache(int64_t megabytes) {
+  STD_TORCH_CHECK(megabytes >= 0 && megabytes <= INT64_MAX / kMegabyte,
+                  "set_output_cache: expected MiB, 0 for no cache, got ", megabytes);
+#ifdef MRCNN_OUTPUT_CACHE
+  return OutputCache::instance().set_limit(megabytes);
+#else
+  return 0;
+#endif
+}
+
+}  // namespace mrcnn_plugin
+
+STABLE_TORCH_LIBRARY_IMPL(mrcnn_plugin, CompositeExplicitAutograd, m) {
+  m.impl("set_output_cache", TORCH_BOX(&mrcnn_plugin::set_output_cache));
+}
