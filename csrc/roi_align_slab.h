@@ -20,12 +20,66 @@ MRCNN_INLINE void store_run(Vector<acc_t, n> v, T* to, int64_t stride, int64_t c
   for (int64_t i = 0; i < count; ++i) __builtin_memcpy(to + i * stride, &some[i], sizeof(T));
 }
 
+/// pack_line for halves next to each other: two pixels are transposed as one 32-bit element.
+template <typename T, typename acc_t, int lanes>
+MRCNN_TARGET void pack_pairs(const Plane<const T>& from, const T* line, int64_t count,
+                             acc_t* slab) {
+  constexpr int n = Lanes<acc_t, lanes>::kEach;
+  using Bits = Vector<uint32_t, n>;
+  using C = Convert<T, acc_t, n>;
+  for (int64_t at = 0; at < count; at += 2 * n) {
+    const int64_t x = at + 2 * n > count ? count - 2 * n : at;
+    for (int lane = 0; lane < lanes; lane += n) {
+      Bits square[n];
+#pragma GCC unroll 16
+      for (int i = 0; i < n; ++i) {
+        square[i] = lane + i < from.lanes ? load<Bits>(line + (lane + i) * from.channel_stride + x)
+                                          : Bits{};
+      }
+      transpose<n>(square);
+#pragma GCC unroll 16
+      for (int i = 0; i < n; ++i) {
+        store(slab + (x + 2 * i) * lanes + lane, C::of_bits(square[i] & 0xffff));
+        store(slab + (x + 2 * i + 1) * lanes + lane, C::of_bits(square[i] >> 16));
+      }
+    }
+  }
+}
+
+/// unpack_line for halves next to each other.
+template <typename T, typename acc_t, int lanes>
+MRCNN_TARGET void unpack_pairs(const acc_t* slab, const Plane<T>& to, T* line, int64_t count) {
+  constexpr int n = Lanes<acc_t, lanes>::kEach;
+  using V = Vector<acc_t, n>;
+  using Bits = Vector<uint32_t, n>;
+  using C = Convert<T, acc_t, n>;
+  for (int64_t at = 0; at < count; at += 2 * n) {
+    const int64_t x = at + 2 * n > count ? count - 2 * n : at;
+    for (int lane = 0; lane < lanes; lane += n) {
+      Bits square[n];
+#pragma GCC unroll 16
+      for (int i = 0; i < n; ++i) {
+        const acc_t* pair = slab + (x + 2 * i) * lanes + lane;
+        square[i] = C::to_bits(load<V>(pair)) | C::to_bits(load<V>(pair + lanes)) << 16;
+      }
+      transpose<n>(square);
+#pragma GCC unroll 16
+      for (int i = 0; i < n; ++i) {
+        if (lane + i < to.lanes) store(line + (lane + i) * to.channel_stride + x, square[i]);
+      }
+    }
+  }
+}
+
 /// `count` pixels in a line, `stride` apart, of channels that are planes: squares of channels and
 /// pixels are transposed in registers. The last square overlaps the one before it.
 template <typename T, typename acc_t, int lanes>
 MRCNN_TARGET void pack_line(const Plane<const T>& from, const T* line, int64_t stride,
                             int64_t count, acc_t* slab) {
   constexpr int n = Lanes<acc_t, lanes>::kEach;
+  if constexpr (sizeof(T) == 2) {
+    if (stride == 1 && count >= 2 * n) return pack_pairs<T, acc_t, lanes>(from, line, count, slab);
+  }
   for (int64_t at = 0; at < count; at += n) {
     const int64_t x = count >= n && at + n > count ? count - n : at;
     const int64_t pixels = count - x < n ? count - x : n;
@@ -51,6 +105,9 @@ template <typename T, typename acc_t, int lanes>
 MRCNN_TARGET void unpack_line(const acc_t* slab, const Plane<T>& to, T* line, int64_t stride,
                               int64_t count) {
   constexpr int n = Lanes<acc_t, lanes>::kEach;
+  if constexpr (sizeof(T) == 2) {
+    if (stride == 1 && count >= 2 * n) return unpack_pairs<T, acc_t, lanes>(slab, to, line, count);
+  }
   for (int64_t at = 0; at < count; at += n) {
     const int64_t x = count >= n && at + n > count ? count - n : at;
     const int64_t pixels = count - x < n ? count - x : n;

@@ -56,7 +56,8 @@ MRCNN_INLINE void store(void* to, V v) {
   __builtin_memcpy(to, &v, sizeof(V));
 }
 
-/// Elements of type T as vectors of n accumulators, and back, rounding to the nearest even.
+/// Elements of type T as vectors of n accumulators, and back, rounding to the nearest even. Halves
+/// also as the low bits of integers.
 template <typename T, typename acc_t, int n>
 struct Convert {
   using V = Vector<acc_t, n>;
@@ -80,11 +81,13 @@ struct Convert<torch::headeronly::BFloat16, float, n> {
   using V = Vector<float, n>;
   using Raw = Vector<uint16_t, n>;
   using Bits = Vector<uint32_t, n>;
-  static MRCNN_INLINE V widen(Raw raw) { return (V)(__builtin_convertvector(raw, Bits) << 16); }
-  static MRCNN_INLINE Raw narrow(V v) {
+  static MRCNN_INLINE V widen(Raw raw) { return of_bits(__builtin_convertvector(raw, Bits)); }
+  static MRCNN_INLINE Raw narrow(V v) { return __builtin_convertvector(to_bits(v), Raw); }
+  static MRCNN_INLINE V of_bits(Bits bits) { return (V)(bits << 16); }
+  static MRCNN_INLINE Bits to_bits(V v) {
     const Bits bits = (Bits)v;
     const Bits rounded = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
-    return __builtin_convertvector(v == v ? rounded : Bits{} + 0x7fc0, Raw);
+    return v == v ? rounded : Bits{} + 0x7fc0;
   }
 };
 
@@ -94,6 +97,8 @@ struct Convert<torch::headeronly::Half, float, n> {
   using Raw = Vector<uint16_t, n>;
   using Bits = Vector<uint32_t, n>;
 
+  static MRCNN_INLINE V of_bits(Bits bits) { return widen(__builtin_convertvector(bits, Raw)); }
+  static MRCNN_INLINE Bits to_bits(V v) { return __builtin_convertvector(narrow(v), Bits); }
   static MRCNN_INLINE V widen(Raw raw) {
 #if MRCNN_VECTOR_BYTES == 64
     if constexpr (n == 16) return (V)_mm512_cvtph_ps((__m256i)raw);
