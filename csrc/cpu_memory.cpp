@@ -31,8 +31,7 @@ using torch::stable::Tensor;
 
 constexpr int64_t kMegabyte = int64_t{1} << 20;
 
-// ---- Blocks
-// --------------------------------------------------------------------------------------
+// ---- Blocks ------------------------------------------------------------------------------------
 
 #if defined(__linux__) && defined(MADV_HUGEPAGE) && defined(MADV_FREE)
 #define MRCNN_OUTPUT_CACHE 1
@@ -75,8 +74,7 @@ void populate(const Block& block) {
   });
 }
 
-// ---- The cache
-// -----------------------------------------------------------------------------------
+// ---- The cache ---------------------------------------------------------------------------------
 
 int64_t limit_from_environment() {
   const char* text = std::getenv("MRCNN_PLUGIN_OUTPUT_CACHE_MB");
@@ -210,10 +208,9 @@ int64_t set_output_cache(int64_t megabytes) {
   STD_TORCH_CHECK(megabytes >= 0 && megabytes <= INT64_MAX / kMegabyte,
                   "set_output_cache: expected MiB, 0 for no cache, got ", megabytes);
 #ifdef MRCNN_OUTPUT_CACHE
-  return OutputCache::instance().set_limit(megabytes);
-#else
-  return 0;
+  if (torch_from_blob != nullptr) return OutputCache::instance().set_limit(megabytes);
 #endif
+  return 0;
 }
 
 }  // namespace mrcnn_plugin

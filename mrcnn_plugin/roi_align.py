@@ -180,7 +180,8 @@ def set_output_cache(megabytes: int) -> int:
 
     Returns:
         The limit until now. It starts as the environment variable MRCNN_PLUGIN_OUTPUT_CACHE_MB,
-        or 1024; it is 0 where there is no cache (systems other than Linux).
+        or 1024; it is 0 where there is no cache (torch 2.10, systems
+        other than Linux).
 
     Raises:
         RuntimeError: `megabytes` is negative, or the environment variable is not a whole number.
