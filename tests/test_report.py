@@ -15,7 +15,6 @@ from mrcnn_plugin.evaluation import build_comparison, build_report, rebuild_anal
 from mrcnn_plugin.evaluation.comparison import config_differences, short_names
 from mrcnn_plugin.evaluation.metrics_log import evaluations, read_metrics, series
 from mrcnn_plugin.evaluation.report import render
-from mrcnn_plugin.evaluation.statistics import data_statistics
 from mrcnn_plugin.evaluation.tables import cell, previous_of
 
 RUN = (
@@ -182,23 +181,6 @@ def test_the_evaluation_before_is_not_the_current_one():
     assert previous_of({"segm/AP": 20.0}, logged)[0] == 1
     assert previous_of({"segm/AP": 25.0}, logged)[0] == 3  # evaluated by itself, not logged
     assert previous_of({"segm/AP": 25.0}, []) == (None, {})
-
-
-def test_data_statistics():
-    """Boxes of 10x10 (small), 50x50 (medium) and 100x100 (large); an image without any."""
-
-    def box(side, category):
-        return {"bbox": [5, 5, 5 + side, 5 + side], "bbox_mode": 0, "category_id": category}
-
-    dicts = [{"annotations": [box(10, 0), box(50, 1), box(100, 1)]}, {"annotations": []}]
-    assert data_statistics(dicts, ["a", "b", "c"]) == {
-        "images": 2,
-        "empty_images": 1,
-        "instances": 3,
-        "classes": {"a": 1, "b": 2, "c": 0},
-        "sizes": {"small": 1, "medium": 1, "large": 1},
-        "per_image": {0: 1, 3: 1},
-    }
 
 
 # Written into a copy of the page, which itself needs no script: what the browser made of it.

@@ -174,7 +174,7 @@ def plot_classes(axes, statistics: dict[str, dict], most: int = 30) -> None:
     _legend(axes)
 
 
-def plot_crowding(axes, statistics: dict[str, dict]) -> None:
+def plot_per_image(axes, statistics: dict[str, dict]) -> None:
     """How many instances images have, in percent of images."""
     for dataset, numbers in statistics.items():
         counts = {int(n): images for n, images in numbers["per_image"].items()}

@@ -166,5 +166,5 @@ def _data_figures(statistics: dict) -> list[dict]:
         return []
     return [
         figure("Classes", "", figures.draw(figures.plot_classes, statistics)),
-        figure("Crowding", "", figures.draw(figures.plot_crowding, statistics)),
+        figure("Instances in an image", "", figures.draw(figures.plot_per_image, statistics)),
     ]
