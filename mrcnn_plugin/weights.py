@@ -16,7 +16,12 @@ from detectron2.checkpoint.c2_model_loading import convert_c2_detectron_names
 from torch import Tensor, nn
 
 _SCORES = "proposal_generator.rpn_head.objectness_logits"
-_RESNET_ROOTS = {"stem": "backbone", "res2": "backbone", "res3": "backbone", "res4": "backbone"}
+# Where a C4 model has the parts of a bare net: res5 is in the heads.
+_ROOTS = {
+    **dict.fromkeys(("stem", "res2", "res3", "res4"), "backbone"),
+    **dict.fromkeys(("res5", "mask_head"), "roi_heads"),
+    **dict.fromkeys(("cls_score", "bbox_pred"), "roi_heads.box_predictor"),
+}
 
 # What a torchvision backbone needs that detectron2's defaults are not.
 TORCHVISION_CONFIG = """INPUT: {FORMAT: "RGB"}
@@ -74,16 +79,11 @@ def _from_torchvision(name: str) -> str:
 
 
 def _with_roots(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Put tensors of a bare net where a C4 model has them: res5 is in the heads."""
-    heads = {"cls_score": "box_predictor", "bbox_pred": "box_predictor"}
+    """Put tensors of a bare net where a C4 model has them."""
 
     def rooted(name):
-        first = name.split(".")[0]
-        if first in _RESNET_ROOTS:
-            return f"{_RESNET_ROOTS[first]}.{name}"
-        if first in ("res5", "mask_head"):
-            return f"roi_heads.{name}"
-        return f"roi_heads.{heads[first]}.{name}" if first in heads else name
+        root = _ROOTS.get(name.split(".")[0])
+        return f"{root}.{name}" if root else name
 
     return {rooted(name): value for name, value in weights.items()}
 

@@ -1,13 +1,23 @@
 """Configs, models and inputs that several tests need. Nothing here is an expected value."""
 
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
+import numpy as np
+import pycocotools.mask as mask_utils
 import torch
 from detectron2.config import CfgNode, get_cfg
-from detectron2.modeling import build_model
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BitMasks, Boxes, Instances
+from detectron2.utils.env import seed_all_rng
 
 from mrcnn_plugin import add_mrcnn_config
+from mrcnn_plugin.data.masks import to_rle
+from mrcnn_plugin.engine import MRCNNTrainer
+from mrcnn_plugin.evaluation import MendingCOCOEvaluator
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = ROOT / "configs"
@@ -38,10 +48,6 @@ def tiny_cfg(*opts) -> CfgNode:
         *("MODEL.ROI_MASK_HEAD.CONV_DIM", 16),
         *opts,
     )
-
-
-def build(cfg: CfgNode) -> torch.nn.Module:
-    return build_model(cfg)
 
 
 def fake_batch(num_images=2, *, num_classes=3, height=96, width=128, num_instances=3) -> list[dict]:
@@ -80,12 +86,15 @@ def tame_random_weights(model: torch.nn.Module) -> None:
         heads.mask_head.predictor.weight.normal_(std=0.2)
 
 
+def forget(*names: str) -> None:
+    """Undo the registration of data sets."""
+    for name in names:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+
+
 def train(cfg: CfgNode, *, resume=False):
     """A trainer after its training; the generators start from 0."""
-    from detectron2.utils.env import seed_all_rng
-
-    from mrcnn_plugin.engine import MRCNNTrainer
-
     seed_all_rng(0)
     trainer = MRCNNTrainer(cfg)
     trainer.resume_or_load(resume=resume)
@@ -95,6 +104,43 @@ def train(cfg: CfgNode, *, resume=False):
 
 def read_metrics(cfg: CfgNode) -> list[dict]:
     """The lines of `metrics.json`."""
-    import json
-
     return [json.loads(line) for line in Path(cfg.OUTPUT_DIR, "metrics.json").open()]
+
+
+def perfect_predictions(name: str) -> tuple[list[dict], list[dict]]:
+    """(inputs, outputs) of a model that answers with the ground truth of a registered data set."""
+    inputs, outputs = [], []
+    for image in DatasetCatalog.get(name):
+        size = image["height"], image["width"]
+        annotations = image["annotations"]
+        instances = Instances(size)
+        x, y, w, h = torch.tensor([a["bbox"] for a in annotations]).float().unbind(1)
+        instances.pred_boxes = Boxes(torch.stack([x, y, x + w, y + h], dim=1))
+        instances.pred_classes = torch.tensor([a["category_id"] for a in annotations])
+        instances.scores = torch.ones(len(annotations))
+        masks = [mask_utils.decode(to_rle(a["segmentation"], *size)) for a in annotations]
+        instances.pred_masks = torch.from_numpy(np.stack(masks).astype(bool))
+        inputs.append({"image_id": image["image_id"]})
+        outputs.append({"instances": instances})
+    return inputs, outputs
+
+
+def evaluate(name: str, predictions: tuple[list[dict], list[dict]], output_dir: Path) -> dict:
+    """COCO's numbers of (inputs, outputs) on a registered data set."""
+    evaluator = MendingCOCOEvaluator(name, output_dir=str(output_dir), distributed=False)
+    evaluator.reset()
+    evaluator.process(*predictions)
+    return evaluator.evaluate()
+
+
+def run_python(*arguments, **environment) -> subprocess.CompletedProcess:
+    """This Python in a new process, in the repository: a script of it, or "-c" and code."""
+    return subprocess.run(
+        [sys.executable, *map(str, arguments)],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+        text=True,
+        capture_output=True,
+        timeout=120,
+        check=False,
+    )

@@ -2,15 +2,15 @@
 
 import os
 import random
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from builders import ROOT, forget, load_cfg
+from detectron2.data.datasets import register_coco_instances
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(Path(__file__).parent))  # builders, oracles
+from mrcnn_plugin.data import make_shapes
 
 
 def pytest_runtest_setup(item):
@@ -49,12 +49,6 @@ def shapes_cfg(tmp_path):
 
     The data sets are `drawn_train` and `drawn_val`; `OUTPUT_DIR` exists and is new for each call.
     """
-    from builders import load_cfg
-    from detectron2.data import DatasetCatalog, MetadataCatalog
-    from detectron2.data.datasets import register_coco_instances
-
-    from mrcnn_plugin.data import make_shapes
-
     names = {"drawn_train": (6, 5), "drawn_val": (3, 6)}
     for name, (count, seed) in names.items():
         make_shapes(tmp_path / name / "shapes.json", count, seed=seed)
@@ -77,6 +71,4 @@ def shapes_cfg(tmp_path):
         )
 
     yield make
-    for name in names:
-        DatasetCatalog.remove(name)
-        MetadataCatalog.remove(name)
+    forget(*names)

@@ -6,7 +6,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from builders import build, load_cfg, tiny_cfg
+from builders import load_cfg, tiny_cfg
 from detectron2 import model_zoo
 from detectron2.modeling import build_model
 
@@ -49,7 +49,7 @@ def resnet_tensors(model):
     "config, stride", [("mask_rcnn_R101_C4", 1), ("mask_rcnn_R101_C4_3x_detectron2", 2)]
 )
 def test_imagenet_r101_fills_backbone_and_res5(config, stride, tmp_path, log):
-    model = build(load_cfg(f"{config}.yaml"))
+    model = build_model(load_cfg(f"{config}.yaml"))
     rng = np.random.default_rng(0)
     blobs, expected = {"fc1000_w": np.zeros((1000, 2048), np.float32)}, {}
     for name, resnet_name, tensor in resnet_tensors(model):
@@ -80,7 +80,7 @@ def zoo_file(path):
 
 def test_model_zoo_file_fills_the_compatible_config_completely(tmp_path, log):
     weights = zoo_file(tmp_path / "zoo.pkl")
-    model = build(load_cfg("mask_rcnn_R101_C4_3x_detectron2.yaml"))
+    model = build_model(load_cfg("mask_rcnn_R101_C4_3x_detectron2.yaml"))
     ReportingCheckpointer(model).load(str(tmp_path / "zoo.pkl"))
     for name, tensor in model.state_dict().items():
         np.testing.assert_array_equal(tensor.numpy(), weights[name], err_msg=name)
@@ -90,7 +90,7 @@ def test_model_zoo_file_fills_the_compatible_config_completely(tmp_path, log):
 
 def test_model_zoo_file_fills_all_of_the_papers_config_but_the_2k_scores(tmp_path, log):
     weights = zoo_file(tmp_path / "zoo.pkl")
-    model = build(load_cfg("mask_rcnn_R101_C4.yaml"))
+    model = build_model(load_cfg("mask_rcnn_R101_C4.yaml"))
     ReportingCheckpointer(model).load(str(tmp_path / "zoo.pkl"))
     different = {
         name
@@ -105,7 +105,7 @@ def test_model_zoo_file_fills_all_of_the_papers_config_but_the_2k_scores(tmp_pat
 def test_a_file_of_which_nothing_fits_is_an_error(tmp_path):
     torch.save({"model": {"layers.0.weight": torch.zeros(3)}}, tmp_path / "other.pth")
     with pytest.raises(ValueError, match="no tensor of the weight file"):
-        ReportingCheckpointer(build(tiny_cfg())).load(str(tmp_path / "other.pth"))
+        ReportingCheckpointer(build_model(tiny_cfg())).load(str(tmp_path / "other.pth"))
 
 
 @pytest.mark.parametrize(
@@ -118,8 +118,8 @@ def test_a_file_of_which_nothing_fits_is_an_error(tmp_path):
     ],
 )
 def test_a_file_of_another_model_gets_a_diagnosis_not_just_a_list(opts, message, tmp_path, log):
-    torch.save({"model": build(tiny_cfg()).state_dict()}, tmp_path / "model.pth")
-    ReportingCheckpointer(build(tiny_cfg(*opts))).load(str(tmp_path / "model.pth"))
+    torch.save({"model": build_model(tiny_cfg()).state_dict()}, tmp_path / "model.pth")
+    ReportingCheckpointer(build_model(tiny_cfg(*opts))).load(str(tmp_path / "model.pth"))
     if message is None:
         assert "does not belong" not in log.text
     else:

@@ -2,8 +2,9 @@
 
 import pytest
 import torch
-from builders import CONFIGS, ROOT, build, fake_batch, load_cfg
+from builders import CONFIGS, ROOT, fake_batch, load_cfg
 from detectron2.config import get_cfg
+from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
 
 from mrcnn_plugin import add_mrcnn_config
@@ -35,7 +36,7 @@ def test_yaml_builds_trains_a_step_and_infers(name):
         assert cfg.MODEL.BACKBONE.NAME == "build_mrcnn_resnet_c4_backbone"
         assert cfg.MODEL.ROI_HEADS.NAME == "MRCNNRes5ROIHeads"
         assert cfg.MODEL.ROI_MASK_HEAD.NAME == "MRCNNMaskFCNHead"
-    model = build(cfg)
+    model = build_model(cfg)
     # The random net's features grow with depth (FrozenBN): a small input keeps the loss finite.
     model.pixel_std.mul_(1e4)
     batch = fake_batch(1, num_classes=cfg.MODEL.ROI_HEADS.NUM_CLASSES)
@@ -70,7 +71,7 @@ def test_the_papers_counts():
 
 def test_parameter_names_are_frozen():
     """ImageNet and Model Zoo files load by these names, and load nothing when they change."""
-    model = build(load_cfg("mask_rcnn_R101_C4.yaml"))
+    model = build_model(load_cfg("mask_rcnn_R101_C4.yaml"))
     names = {name for name, _ in model.named_parameters()}
     outside_resnet = {n for n in names if not n.startswith(("backbone.", "roi_heads.res5."))}
     assert outside_resnet == {

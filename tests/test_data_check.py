@@ -183,10 +183,6 @@ def sideways(path, image):
     save_picture(path, 20, 10, exif=exif)
 
 
-def same_id(path, image):
-    image["id"] = 3
-
-
 IMAGES = {
     "missing-image": delete,
     "unreadable-image": truncate_header,

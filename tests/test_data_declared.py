@@ -3,14 +3,12 @@
 import json
 
 import pytest
-import torch
 import yaml
-from builders import load_cfg
+from builders import evaluate, load_cfg, perfect_predictions
 from coco_files import coco_content, save_picture, write_dataset
 from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_coco_json
-from detectron2.structures import Boxes, Instances
 
 from mrcnn_plugin import add_mrcnn_config
 from mrcnn_plugin.data import declared as declared_module
@@ -20,7 +18,6 @@ from mrcnn_plugin.data.declared import find_declared, forget_declared
 from mrcnn_plugin.data.follow import declare_datasets, follow_data
 from mrcnn_plugin.data.run_check import check_datasets
 from mrcnn_plugin.data.spec import DatasetSpec
-from mrcnn_plugin.evaluation import MendingCOCOEvaluator
 
 
 @pytest.fixture(autouse=True)
@@ -292,17 +289,7 @@ def faulty_pair(tmp_path):
 
 
 def perfect_results(name, tmp_path):
-    evaluator = MendingCOCOEvaluator(name, output_dir=str(tmp_path / "out"), distributed=False)
-    evaluator.reset()
-    for record in DatasetCatalog.get(name):
-        instances = Instances((record["height"], record["width"]))
-        boxes = torch.tensor([a["bbox"] for a in record["annotations"]], dtype=torch.float)
-        instances.pred_boxes = Boxes(torch.cat([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], 1))
-        classes = [a["category_id"] for a in record["annotations"]]
-        instances.pred_classes = torch.tensor(classes)
-        instances.scores = torch.ones(len(boxes))
-        evaluator.process([{"image_id": record["image_id"]}], [{"instances": instances}])
-    return evaluator.evaluate()
+    return evaluate(name, perfect_predictions(name), tmp_path / "out")
 
 
 def test_what_was_mended_is_what_is_evaluated(tmp_path):

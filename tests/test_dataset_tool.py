@@ -1,4 +1,4 @@
-"""tools/dataset.py as it is called, and the counts that it prints."""
+"""tools/dataset.py as it is called."""
 
 import json
 import runpy
@@ -8,9 +8,7 @@ import cv2
 import numpy as np
 import pytest
 from builders import ROOT
-from coco_files import annotation, coco_content, save_picture, write_dataset
-
-from mrcnn_plugin.data.stats import dataset_stats, format_stats, largest_iou
+from coco_files import coco_content, save_picture, write_dataset
 
 TOOL = ROOT / "tools/dataset.py"
 
@@ -135,45 +133,6 @@ def test_stats(tool, tmp_path):
 def test_stats_do_not_count_what_is_unusable(tool, tmp_path):
     _, printed = tool("stats", faulty(tmp_path))
     assert "4 instances" in printed and "not counted: 2 unusable" in printed
-
-
-def counted():
-    """Image 1: two discs of 10 x 10 that overlap by half, and a crowd; image 2: a ring; 3: none."""
-    content = coco_content(3, width=200, height=100)
-    content["annotations"] = [
-        annotation(1, 1, 1, bbox=[0, 0, 10, 10], area=100),
-        annotation(2, 1, 1, bbox=[5, 0, 10, 10], area=1024),
-        annotation(3, 1, 1, bbox=[0, 0, 90, 90], area=8100, iscrowd=1),
-        annotation(4, 2, 2, bbox=[0, 0, 100, 98], area=9800),
-    ]
-    return dataset_stats(content)
-
-
-def test_counts_by_hand():
-    stats = counted()
-    assert (stats.num_images, stats.num_empty_images, stats.num_crowds) == (3, 1, 1)
-    assert stats.per_class == {"disc": 2, "ring": 1}
-    assert stats.images_per_class == {"disc": 1, "ring": 1}
-    assert stats.small_medium_large == (1, 1, 1)  # 100 < 32 * 32 = 1024 <= 96 * 96 = 9216 < 9800
-    assert stats.per_image.tolist() == [2, 1, 0]
-    # Two boxes of 100 share 50: IoU 50 / 150. The ring is alone.
-    assert stats.crowding == pytest.approx([1 / 3, 1 / 3, 0])
-    text = format_stats(stats)
-    assert "disc           2       1" in text and "crowding: 0.0% of the boxes" in text
-
-
-def test_largest_iou():
-    boxes = [[0, 0, 4, 4], [0, 0, 4, 2], [2, 0, 4, 4], [50, 50, 1, 1]]
-    # 1 and 2: 8 / 16. 1 and 3: 8 / 24. 2 and 3: 4 / 20.
-    assert largest_iou(boxes) == pytest.approx([1 / 2, 1 / 2, 1 / 3, 0])
-    assert largest_iou([]).shape == (0,) and largest_iou([[0, 0, 1, 1]]).tolist() == [0]
-
-
-def test_stats_of_nothing():
-    content = coco_content(2)
-    content["annotations"] = []
-    stats = dataset_stats(content)
-    assert stats.num_empty_images == 2 and "0 instances" in format_stats(stats)
 
 
 def test_convert_then_check(tool, tmp_path):

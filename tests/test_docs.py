@@ -8,7 +8,8 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from builders import CONFIGS, ROOT, build, load_cfg
+from builders import CONFIGS, ROOT, load_cfg
+from detectron2.modeling import build_model
 
 
 def python_block(containing):
@@ -36,7 +37,7 @@ def test_roi_align_alone(tmp_path):
 
 @pytest.mark.slow
 def test_six_lines_of_use(tmp_path):
-    model = build(load_cfg("mask_rcnn_R101_C4.yaml"))
+    model = build_model(load_cfg("mask_rcnn_R101_C4.yaml"))
     model.backbone.stem.conv1.norm.weight.zero_()  # random FrozenBN would overflow: flat features
     torch.save({"model": model.state_dict()}, tmp_path / "model_final.pth")
     cv2.imwrite(str(tmp_path / "photo.jpg"), np.random.randint(0, 255, (120, 160, 3), np.uint8))

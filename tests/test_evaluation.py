@@ -5,11 +5,9 @@ import json
 import cv2
 import numpy as np
 import pytest
-import torch
+from builders import evaluate, forget, perfect_predictions
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
-from detectron2.structures import Boxes, Instances
-from pycocotools import mask as mask_utils
 
 from mrcnn_plugin.data import make_shapes
 from mrcnn_plugin.evaluation import MendingCOCOEvaluator, draw_comparison, save_run_picture
@@ -31,33 +29,7 @@ def dataset(tmp_path):
         return name
 
     yield register
-    for name in names:
-        DatasetCatalog.remove(name)
-        MetadataCatalog.remove(name)
-
-
-def perfect_predictions(name):
-    """(inputs, outputs) of a model that answers with the ground truth."""
-    inputs, outputs = [], []
-    for image in DatasetCatalog.get(name):
-        instances = Instances((image["height"], image["width"]))
-        annotations = image["annotations"]
-        x, y, w, h = torch.tensor([a["bbox"] for a in annotations]).unbind(1)
-        instances.pred_boxes = Boxes(torch.stack([x, y, x + w, y + h], dim=1))
-        instances.pred_classes = torch.tensor([a["category_id"] for a in annotations])
-        instances.scores = torch.ones(len(annotations))
-        masks = [mask_utils.decode(a["segmentation"]).astype(bool) for a in annotations]
-        instances.pred_masks = torch.from_numpy(np.stack(masks))
-        inputs.append({"image_id": image["image_id"]})
-        outputs.append({"instances": instances})
-    return inputs, outputs
-
-
-def evaluate(name, tmp_path):
-    evaluator = MendingCOCOEvaluator(name, output_dir=str(tmp_path / "out"), distributed=False)
-    evaluator.reset()
-    evaluator.process(*perfect_predictions(name))
-    return evaluator.evaluate()
+    forget(*names)
 
 
 def without_info(content):
@@ -71,7 +43,8 @@ def numbered_from_0(content):
 
 @pytest.mark.parametrize("fault", [lambda c: None, without_info, numbered_from_0])
 def test_perfect_detections_score_100(dataset, tmp_path, fault):
-    results = evaluate(dataset(fault), tmp_path)
+    name = dataset(fault)
+    results = evaluate(name, perfect_predictions(name), tmp_path / "out")
     assert results["bbox"]["AP"] == pytest.approx(100)
     assert results["segm"]["AP"] == pytest.approx(100)
 
@@ -87,8 +60,7 @@ def test_the_voc_photographs_numbered_from_0_score_100(photographs, tmp_path):
         results = coco.loadRes([{**a, "score": 1.0} for a in coco.dataset["annotations"]])
         assert len(results.getAnnIds()) == 12
     finally:
-        DatasetCatalog.remove(name)
-        MetadataCatalog.remove(name)
+        forget(name)
 
 
 def test_one_missed_object_costs_what_coco_says(dataset, tmp_path):
@@ -99,10 +71,7 @@ def test_one_missed_object_costs_what_coco_says(dataset, tmp_path):
     missed_class = first.pred_classes[0].item()
     total = sum((o["instances"].pred_classes == missed_class).sum().item() for o in outputs)
     outputs[0] = {"instances": first[1:]}
-    evaluator = MendingCOCOEvaluator(name, output_dir=str(tmp_path), distributed=False)
-    evaluator.reset()
-    evaluator.process(inputs, outputs)
-    results = evaluator.evaluate()
+    results = evaluate(name, (inputs, outputs), tmp_path)
     class_name = MetadataCatalog.get(name).thing_classes[missed_class]
     # COCO reads precision at 101 recalls 0, 0.01, ..., 1; it is 1 up to (n-1)/n and 0 beyond.
     reached = np.sum(np.linspace(0, 1, 101) <= (total - 1) / total + 1e-9)

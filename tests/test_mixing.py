@@ -1,14 +1,11 @@
 """Every recipe of docs/mixing.md builds, trains a step and infers; the environment variable."""
 
-import os
 import re
-import subprocess
-import sys
 
 import pytest
 import torch
 import yaml
-from builders import ROOT, fake_batch, load_cfg
+from builders import ROOT, fake_batch, load_cfg, run_python
 from detectron2 import model_zoo
 from detectron2.config import CfgNode, LazyConfig, get_cfg, instantiate
 from detectron2.data import MetadataCatalog
@@ -117,13 +114,7 @@ def test_env_module_reaches_a_program_that_knows_nothing_of_the_plugin(first_imp
         "cfg.merge_from_list(['MODEL.MRCNN.ROI_ALIGN_MODE', 'max'])\n"
         "print(type(build_model(cfg).roi_heads).__name__)\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        cwd=ROOT,
-        env={**os.environ, "DETECTRON2_ENV_MODULE": "mrcnn_plugin.env"},
-        text=True,
-        capture_output=True,
-    )
+    done = run_python("-c", program, DETECTRON2_ENV_MODULE="mrcnn_plugin.env")
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "MRCNNRes5ROIHeads"
 

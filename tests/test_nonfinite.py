@@ -1,14 +1,11 @@
 """A run that meets NaN: what it says, what it leaves, and the step again from the file."""
 
 import math
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
-from builders import ROOT, train
+from builders import run_python, train
 
 from mrcnn_plugin.engine import MRCNNTrainer, NonFiniteError, replay
 from mrcnn_plugin.engine.nonfinite import StepRecorder
@@ -73,15 +70,7 @@ def test_one_command_reproduces_the_step(shapes_cfg):
     with pytest.raises(NonFiniteError, match="none yet; it began from random weights") as error:
         trainer.train()
     command = str(error.value).split("see it again: python ")[1].splitlines()[0].split()
-    done = subprocess.run(
-        [sys.executable, *command],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        text=True,
-        capture_output=True,
-        timeout=120,
-        check=False,
-    )
+    done = run_python(*command)
     assert done.returncode == 1, done.stderr
     assert "not finite: loss_mask\nfirst module" in done.stdout
 

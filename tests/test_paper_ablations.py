@@ -6,7 +6,8 @@ import sys
 import numpy as np
 import pytest
 import torch
-from builders import ROOT, build, fake_batch
+from builders import ROOT, fake_batch
+from detectron2.modeling import build_model
 from detectron2.structures import Boxes
 from detectron2.utils.events import EventStorage
 
@@ -31,7 +32,7 @@ def test_arm_trains_a_step_and_infers(arm):
     cfg = run.arm_cfg(arm, shapes=False, opts=FEWER)
     if cfg.MODEL.RESNETS.DEPTH == 101:  # the same parts at half the time
         cfg.MODEL.RESNETS.DEPTH = 50
-    model, batch = build(cfg), fake_batch(1, num_classes=80)
+    model, batch = build_model(cfg), fake_batch(1, num_classes=80)
     with EventStorage():
         losses = model.train()(batch)
     sum(losses.values()).backward()

@@ -1,21 +1,18 @@
 """The report of a small run: what is in it, made again without the model, opened in a browser."""
 
 import json
-import os
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from builders import ROOT, train
+from builders import run_python, train
 
 from mrcnn_plugin.evaluation import build_comparison, build_report, rebuild_analysis
 from mrcnn_plugin.evaluation.comparison import config_differences, short_names
 from mrcnn_plugin.evaluation.metrics_log import evaluations, read_metrics, series
 from mrcnn_plugin.evaluation.report import render
-from mrcnn_plugin.evaluation.statistics import data_statistics
 from mrcnn_plugin.evaluation.tables import cell, previous_of
 
 RUN = (
@@ -98,25 +95,13 @@ def test_a_report_that_fails_does_not_end_the_run(shapes_cfg, monkeypatch, caplo
     assert Path(cfg.OUTPUT_DIR, "model_final.pth").exists()
 
 
-def report_tool(*arguments):
-    return subprocess.run(
-        [sys.executable, str(ROOT / "tools/report.py"), *map(str, arguments)],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        text=True,
-        capture_output=True,
-        timeout=120,
-        check=False,
-    )
-
-
 def test_the_tool_compares_runs_that_have_been_moved(run, tmp_path):
     """Its process does not know the data set: pages are made without pictures."""
     other = tmp_path / "moved/other"
     shutil.copytree(run.OUTPUT_DIR, other)
     config = (other / "config.yaml").read_text().replace("MAX_ITER: 6", "MAX_ITER: 8")
     (other / "config.yaml").write_text(config)
-    done = report_tool(run.OUTPUT_DIR, other, "-o", tmp_path / "both.html")
+    done = run_python("tools/report.py", run.OUTPUT_DIR, other, "-o", tmp_path / "both.html")
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == str(tmp_path / "both.html")
     page = (tmp_path / "both.html").read_text()
@@ -124,7 +109,7 @@ def test_the_tool_compares_runs_that_have_been_moved(run, tmp_path):
     differing = page.split("what differs")[1]
     assert "SOLVER.MAX_ITER" in differing and "SOLVER.BASE_LR" not in differing
 
-    done = report_tool(tmp_path)
+    done = run_python("tools/report.py", tmp_path)
     assert done.returncode == 1 and "has no config.yaml: give the OUTPUT_DIR" in done.stderr
 
 
@@ -182,23 +167,6 @@ def test_the_evaluation_before_is_not_the_current_one():
     assert previous_of({"segm/AP": 20.0}, logged)[0] == 1
     assert previous_of({"segm/AP": 25.0}, logged)[0] == 3  # evaluated by itself, not logged
     assert previous_of({"segm/AP": 25.0}, []) == (None, {})
-
-
-def test_data_statistics():
-    """Boxes of 10x10 (small), 50x50 (medium) and 100x100 (large); an image without any."""
-
-    def box(side, category):
-        return {"bbox": [5, 5, 5 + side, 5 + side], "bbox_mode": 0, "category_id": category}
-
-    dicts = [{"annotations": [box(10, 0), box(50, 1), box(100, 1)]}, {"annotations": []}]
-    assert data_statistics(dicts, ["a", "b", "c"]) == {
-        "images": 2,
-        "empty_images": 1,
-        "instances": 3,
-        "classes": {"a": 1, "b": 2, "c": 0},
-        "sizes": {"small": 1, "medium": 1, "large": 1},
-        "per_image": {0: 1, 3: 1},
-    }
 
 
 # Written into a copy of the page, which itself needs no script: what the browser made of it.

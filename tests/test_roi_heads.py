@@ -2,8 +2,9 @@
 
 import pytest
 import torch
-from builders import build, fake_batch, load_cfg, tiny_cfg
+from builders import fake_batch, load_cfg, tiny_cfg
 from detectron2.layers import ShapeSpec
+from detectron2.modeling import build_model
 from detectron2.modeling.roi_heads import Res5ROIHeads, build_roi_heads
 from detectron2.structures import Boxes
 from detectron2.utils.events import EventStorage
@@ -63,7 +64,7 @@ def test_roi_align_options_come_from_config():
 
 
 def test_train_step_reaches_every_parameter():
-    model = build(tiny_cfg()).train()
+    model = build_model(tiny_cfg()).train()
     with EventStorage():
         losses = model(fake_batch())
     names = {"loss_rpn_cls", "loss_rpn_loc", "loss_cls", "loss_box_reg", "loss_mask"}
@@ -74,7 +75,7 @@ def test_train_step_reaches_every_parameter():
 
 
 def test_inference_gives_boxes_classes_and_full_size_masks():
-    model = build(tiny_cfg()).eval()
+    model = build_model(tiny_cfg()).eval()
     with torch.no_grad():
         outputs = model(fake_batch(height=96, width=128))
     for output in outputs:
@@ -86,7 +87,7 @@ def test_inference_gives_boxes_classes_and_full_size_masks():
 
 
 def test_inference_outside_no_grad_gives_features_a_gradient_and_boxes_none():
-    model = build(tiny_cfg()).eval()
+    model = build_model(tiny_cfg()).eval()
     images = model.preprocess_image(fake_batch(1))
     features = model.backbone(images.tensor)
     proposals, _ = model.proposal_generator(images, features)
@@ -97,7 +98,7 @@ def test_inference_outside_no_grad_gives_features_a_gradient_and_boxes_none():
 
 
 def test_images_without_objects_train():
-    model = build(tiny_cfg()).train()
+    model = build_model(tiny_cfg()).train()
     with EventStorage():
         losses = model(fake_batch(num_instances=0))
     assert losses["loss_mask"] == 0 and losses["loss_rpn_loc"] == 0
@@ -106,7 +107,7 @@ def test_images_without_objects_train():
 
 @pytest.mark.parametrize("wrong_class", [3, 7, -1])
 def test_class_beyond_num_classes_is_an_error_not_background(wrong_class):
-    model = build(tiny_cfg()).train()
+    model = build_model(tiny_cfg()).train()
     batch = fake_batch()
     batch[1]["instances"].gt_classes[0] = wrong_class
     with EventStorage(), pytest.raises(ValueError, match=r"MODEL.ROI_HEADS.NUM_CLASSES"):

@@ -4,7 +4,8 @@ import copy
 
 import pytest
 import torch
-from builders import build, fake_batch, tiny_cfg
+from builders import fake_batch, tiny_cfg
+from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
 from torch import nn
 
@@ -85,7 +86,7 @@ def model_without_chance(*opts):
         *("MODEL.RPN.POST_NMS_TOPK_TRAIN", 30, "SOLVER.IMS_PER_BATCH", 4),
         *opts,
     )
-    return cfg, build(cfg).train()
+    return cfg, build_model(cfg).train()
 
 
 def distance(ours, theirs):

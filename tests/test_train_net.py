@@ -9,9 +9,8 @@ import sys
 
 import pytest
 import torch
-from builders import CONFIGS, ROOT, load_cfg
-from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.data.datasets import register_coco_instances
+from builders import CONFIGS, ROOT, forget, load_cfg, read_metrics, train
+from detectron2.data import MetadataCatalog
 from detectron2.utils.events import EventStorage
 
 from mrcnn_plugin.data import make_shapes, register_datasets
@@ -111,29 +110,8 @@ def test_preflight_names_what_is_missing(drawings, tmp_path, monkeypatch):
         forget("shapes_val")
 
 
-def forget(*names):
-    for name in names:
-        DatasetCatalog.remove(name)
-        MetadataCatalog.remove(name)
-
-
-@pytest.fixture
-def trainer_cfg(tmp_path):
-    """A config that trains on four drawings for two iterations, in this process."""
-    make_shapes(tmp_path / "d/shapes.json", 4, seed=5)
-    register_coco_instances("drawn", {}, str(tmp_path / "d/shapes.json"), str(tmp_path / "d"))
-    yield load_cfg(
-        "mask_rcnn_shapes_C4.yaml",
-        *("DATASETS.TRAIN", ("drawn",), "DATASETS.TEST", ("drawn",)),
-        *("DATALOADER.NUM_WORKERS", 0, "SOLVER.MAX_ITER", 2, "TEST.EVAL_PERIOD", 0),
-        *("OUTPUT_DIR", str(tmp_path / "out"), "SOLVER.IMS_PER_BATCH", 2),
-    )
-    forget("drawn")
-
-
-def test_amp_on_the_cpu_computes_in_bfloat16(trainer_cfg):
-    trainer_cfg.SOLVER.AMP.ENABLED = True
-    trainer = MRCNNTrainer(trainer_cfg)
+def test_amp_on_the_cpu_computes_in_bfloat16(shapes_cfg):
+    trainer = MRCNNTrainer(shapes_cfg("SOLVER.AMP.ENABLED", True))
     seen = set()
     trainer.model.backbone.res4.register_forward_hook(lambda m, i, out: seen.add(out.dtype))
     with EventStorage():
@@ -144,24 +122,17 @@ def test_amp_on_the_cpu_computes_in_bfloat16(trainer_cfg):
     assert all(p.dtype == torch.float32 for p in trainer.model.parameters())
 
 
-def test_test_time_augmentation_when_asked(trainer_cfg):
-    trainer_cfg.merge_from_list(["TEST.AUG.ENABLED", True, "TEST.AUG.MIN_SIZES", (96, 128)])
-    trainer = MRCNNTrainer(trainer_cfg)
-    trainer.resume_or_load(resume=False)
-    trainer.train()
-    (line,) = [m for m in metrics(trainer_cfg) if "segm_TTA/AP" in m or "bbox_TTA/AP" in m]
+def test_test_time_augmentation_when_asked(shapes_cfg):
+    train(cfg := shapes_cfg("TEST.AUG.ENABLED", True, "TEST.AUG.MIN_SIZES", (96, 128)))
+    (line,) = [m for m in read_metrics(cfg) if "segm_TTA/AP" in m or "bbox_TTA/AP" in m]
     assert "bbox/AP" in line and "segm_TTA/AP" in line
 
 
-def metrics(cfg):
-    with open(os.path.join(cfg.OUTPUT_DIR, "metrics.json")) as f:
-        return [json.loads(line) for line in f]
-
-
-def test_unknown_evaluator_type(trainer_cfg):
-    MetadataCatalog.get("drawn").__dict__["evaluator_type"] = "panoptic_of_the_future"
+def test_unknown_evaluator_type(shapes_cfg):
+    cfg = shapes_cfg()
+    MetadataCatalog.get("drawn_val").__dict__["evaluator_type"] = "panoptic_of_the_future"
     with pytest.raises(ValueError, match=r"panoptic_of_the_future.*expected one of coco"):
-        MRCNNTrainer.build_evaluator(trainer_cfg, "drawn")
+        MRCNNTrainer.build_evaluator(cfg, "drawn_val")
 
 
 @pytest.mark.slow

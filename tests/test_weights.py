@@ -1,15 +1,12 @@
 """Weights in and out: names, the RPN's scores, and function parity of converted models."""
 
-import os
 import pickle
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import torch
 import torchvision
-from builders import ROOT, build, fake_batch, load_cfg, tame_random_weights, tiny_cfg
+from builders import fake_batch, load_cfg, run_python, tame_random_weights, tiny_cfg
 from detectron2 import model_zoo
 from detectron2.modeling import build_model
 
@@ -36,7 +33,7 @@ def stock_r50():
 
 
 def our_r50(*opts):
-    return build(load_cfg("mask_rcnn_R50_C4.yaml", *OURS, *FEWER, *opts))
+    return build_model(load_cfg("mask_rcnn_R50_C4.yaml", *OURS, *FEWER, *opts))
 
 
 def same_detections(a, b):
@@ -93,7 +90,7 @@ def test_torchvision_resnet_computes_the_same_features(depth, tmp_path):
             module.running_var.uniform_(0.8, 1.2)
     torch.save(theirs.state_dict(), tmp_path / "resnet.pth")
     stride_in_3x3 = ("MODEL.RESNETS.STRIDE_IN_1X1", False)
-    model = build(load_cfg(f"mask_rcnn_R{depth}_C4.yaml", *OURS, *stride_in_3x3))
+    model = build_model(load_cfg(f"mask_rcnn_R{depth}_C4.yaml", *OURS, *stride_in_3x3))
     weights = read_weights(str(tmp_path / "resnet.pth"))
     fit = check_fit(weights, model, backbone_alone=True)
     assert {"fc.weight", "fc.bias"} == {n for n in fit.left if "num_batches" not in n}
@@ -114,7 +111,7 @@ def test_torchvision_address_loads_what_is_in_the_cache(tmp_path, monkeypatch):
     theirs = torchvision.models.resnet50(weights=None)
     (tmp_path / "checkpoints").mkdir()
     torch.save(theirs.state_dict(), tmp_path / "checkpoints/resnet50-11ad3fa6.pth")
-    model = build(load_cfg("mask_rcnn_R50_C4.yaml"))
+    model = build_model(load_cfg("mask_rcnn_R50_C4.yaml"))
     ReportingCheckpointer(model).load("torchvision://ResNet50_Weights.IMAGENET1K_V2")
     assert torch.equal(model.backbone.res4[5].conv2.weight, theirs.layer3[5].conv2.weight)
     assert torch.equal(model.roi_heads.res5[2].conv3.norm.weight, theirs.layer4[2].bn3.weight)
@@ -195,9 +192,9 @@ def test_detectron1_pickle_detects_the_same(tmp_path):
     ],
 )
 def test_a_file_for_another_model_gets_a_diagnosis(config, message):
-    weights = build(tiny_cfg()).state_dict()
+    weights = build_model(tiny_cfg()).state_dict()
     with pytest.raises(ValueError, match=message):
-        check_fit(weights, build(tiny_cfg(*config)), backbone_alone=False)
+        check_fit(weights, build_model(tiny_cfg(*config)), backbone_alone=False)
 
 
 def test_fpn_into_c4_gets_a_diagnosis():
@@ -206,7 +203,7 @@ def test_fpn_into_c4_gets_a_diagnosis():
         "backbone.bottom_up.stem": torch.zeros(1),
     }
     with pytest.raises(ValueError, match=r"feature pyramid \(FPN\)"):
-        check_fit(weights, build(tiny_cfg()), backbone_alone=False)
+        check_fit(weights, build_model(tiny_cfg()), backbone_alone=False)
 
 
 def test_unknown_file(tmp_path):
@@ -219,14 +216,8 @@ def test_tool_prints_what_matched_and_fails_in_one_sentence(tmp_path):
     torch.save(torchvision.models.resnet50(weights=None).state_dict(), tmp_path / "r50.pth")
 
     def tool(config):
-        command = (ROOT / "tools/convert_weights.py", "--config-file", ROOT / config, "--backbone")
-        return subprocess.run(
-            [sys.executable, *map(str, command), tmp_path / "r50.pth", tmp_path / "o.pth"],
-            cwd=ROOT,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
-            text=True,
-            capture_output=True,
-        )
+        command = ("tools/convert_weights.py", "--config-file", config, "--backbone")
+        return run_python(*command, tmp_path / "r50.pth", tmp_path / "o.pth")
 
     done = tool("configs/mask_rcnn_R50_C4.yaml")
     assert done.returncode == 0, done.stderr

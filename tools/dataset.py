@@ -38,9 +38,10 @@ from mrcnn_plugin.data.coco_file import (
     to_detectron2,
 )
 from mrcnn_plugin.data.convert import CONVERTERS
+from mrcnn_plugin.data.describe import format_statistics, plot_statistics
 from mrcnn_plugin.data.problems import Findings, Severity, count_severities, format_problems
 from mrcnn_plugin.data.spec import DatasetSpec
-from mrcnn_plugin.data.stats import dataset_stats, format_stats, plot_stats
+from mrcnn_plugin.data.statistics import coco_statistics
 
 
 def read_checked(spec, *, drop_bad, full=False, class_names=None):
@@ -82,12 +83,12 @@ def stats(args):
     """Print counts and save plots; unusable annotations are not counted."""
     content, findings = read_checked(args.data, drop_bad=True)
     left_out = count_severities(findings.problems)[Severity.DROPPED]
-    counted = dataset_stats(content)
-    print(format_stats(counted))
+    counted = coco_statistics(content)
+    print(format_statistics(counted))
     if left_out:
         print(f"not counted: {left_out} unusable annotations or images, see `check`")
     if args.plot:
-        plot_stats(counted, args.plot, args.data.name)
+        plot_statistics(counted, args.plot, args.data.name)
         print(f"plots: {args.plot}")
 
 

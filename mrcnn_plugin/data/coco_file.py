@@ -59,7 +59,8 @@ def _check_structure(content: Any, json_file: str) -> None:
     """Raise unless every record has the keys without which it stands for nothing."""
     if isinstance(content, dict) and "images" in content:
         content.setdefault("annotations", [])
-    missing = [k for k in _REQUIRED if not (isinstance(content, dict) and _is_list(content.get(k)))]
+    lists = content if isinstance(content, dict) else {}
+    missing = [key for key in _REQUIRED if not isinstance(lists.get(key), list)]
     if missing:
         found = f"the keys {sorted(content)[:8]}" if isinstance(content, dict) else "a list"
         raise DataError(
@@ -75,10 +76,6 @@ def _check_structure(content: Any, json_file: str) -> None:
     if faults:
         more = f" and {len(faults) - 5} more" if len(faults) > 5 else ""
         raise DataError(f"{json_file}: " + "; ".join(faults[:5]) + more)
-
-
-def _is_list(value: Any) -> bool:
-    return isinstance(value, list)
 
 
 def sorted_class_names(content: dict) -> list[str]:

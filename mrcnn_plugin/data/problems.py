@@ -65,10 +65,9 @@ class Findings:
         file = file or self.json_file
         self._add(Severity.WARNING, kind, fault, file, image_id, None, action)
 
-    def error(self, kind: str, fault: str, *, file=None, image_id=None, action=""):
-        """An error that no option turns into something else."""
-        file = file or self.json_file
-        self._add(Severity.ERROR, kind, fault, file, image_id, None, action)
+    def error(self, kind: str, fault: str, *, action=""):
+        """An error of the json that no option turns into something else."""
+        self._add(Severity.ERROR, kind, fault, self.json_file, None, None, action)
 
     def bad_annotation(self, index: int, annotation: dict, kind: str, fault: str, action=""):
         """Annotation `index` of the file cannot be used, once: later faults of it are not added."""

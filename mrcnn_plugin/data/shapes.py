@@ -5,7 +5,8 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from pycocotools import mask as mask_utils
+
+from .convert.writer import CocoWriter
 
 SHAPE_CLASSES = ("circle", "square", "triangle")
 
@@ -27,22 +28,15 @@ def make_shapes(json_file: str | Path, num_images: int, *, seed: int, size: int 
     json_file = Path(json_file)
     json_file.parent.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(seed)
-    images, annotations = [], []
-    for image_id in range(1, num_images + 1):
+    writer = CocoWriter(SHAPE_CLASSES, f"drawn shapes, seed {seed}")
+    for number in range(1, num_images + 1):
         picture, instances = _draw_picture(rng, size)
-        file_name = f"{image_id:05d}.png"
-        cv2.imwrite(str(json_file.parent / file_name), picture)
-        images.append({"id": image_id, "file_name": file_name, "height": size, "width": size})
+        path = json_file.with_name(f"{number:05d}.png")
+        cv2.imwrite(str(path), picture)
+        image = writer.add_image(path.name, path)
         for class_index, mask in instances:
-            annotations.append(_annotation(len(annotations) + 1, image_id, class_index + 1, mask))
-    content = {
-        "info": {"description": f"drawn shapes, seed {seed}"},
-        "licenses": [],
-        "images": images,
-        "annotations": annotations,
-        "categories": [{"id": i, "name": name} for i, name in enumerate(SHAPE_CLASSES, start=1)],
-    }
-    json_file.write_text(json.dumps(content))
+            writer.add_mask(image, SHAPE_CLASSES[class_index], mask)
+    json_file.write_text(json.dumps(writer.content()))
 
 
 def _draw_picture(rng: np.random.Generator, size: int):
@@ -82,16 +76,3 @@ def _color(rng: np.random.Generator) -> np.ndarray:
     """A saturated BGR colour that stands out from the background, (3,) float64."""
     hsv = rng.integers((0, 150, 150), (180, 256, 256)).astype(np.uint8)[None, None]
     return cv2.cvtColor(hsv, cv2.COLOR_HSV2BGR)[0, 0].astype(float)
-
-
-def _annotation(annotation_id: int, image_id: int, category_id: int, mask: np.ndarray) -> dict:
-    rle = mask_utils.encode(np.asfortranarray(mask.astype(np.uint8)))
-    return {
-        "id": annotation_id,
-        "image_id": image_id,
-        "category_id": category_id,
-        "iscrowd": 0,
-        "area": int(mask.sum()),
-        "bbox": mask_utils.toBbox(rle).tolist(),
-        "segmentation": {"size": rle["size"], "counts": rle["counts"].decode()},
-    }

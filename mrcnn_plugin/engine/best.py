@@ -9,7 +9,7 @@ from detectron2.engine import HookBase
 from detectron2.utils import comm
 from torch import nn
 
-from .weights import save_weights
+from .checkpoint import save_weights
 
 logger = logging.getLogger(__name__)
 

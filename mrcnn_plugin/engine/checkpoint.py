@@ -1,8 +1,12 @@
-"""detectron2's checkpointer, which also says how much of the model a weight file filled."""
+"""Checkpoints that say how much of the model they filled; weight files beside them."""
 
+import os
 from collections import Counter
+from pathlib import Path
 
+import torch
 from detectron2.checkpoint import DetectionCheckpointer
+from torch import nn
 
 from ..weights import diagnose
 
@@ -45,3 +49,20 @@ class ReportingCheckpointer(DetectionCheckpointer):
                 "would train from random weights. Check MODEL.WEIGHTS and MODEL.RESNETS.DEPTH"
             )
         return incompatible
+
+
+def save_weights(path: Path, model: nn.Module, **extra) -> None:
+    """Write `{"model": weights, **extra}` in one step: a reader sees the old file or the new one.
+
+    `MODEL.WEIGHTS` takes the file. Unlike a checkpoint it does not become what `--resume`
+    continues from.
+
+    Args:
+        path: the file to write; its directory is made.
+        model: not wrapped for distributed training.
+        extra: plain Python values.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(path.name + ".unfinished")
+    torch.save({"model": model.state_dict(), **extra}, unfinished)
+    os.replace(unfinished, path)

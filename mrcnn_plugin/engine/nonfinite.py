@@ -104,7 +104,7 @@ def replay(file: str | Path, device: str | None = None) -> Replay:
     with EventStorage(saved["iteration"]):
         for piece in split(saved["batch"], cfg.MODEL.MRCNN.ACCUMULATE):
             values, what = forward(model, piece, amp_dtype)
-            losses.append({name: float(value) for name, value in values.items()})
+            losses.append({name: float(value.detach()) for name, value in values.items()})
             if what:
                 return Replay(saved["iteration"], what, losses, next(iter(seen), None))
             sum(values.values()).backward()

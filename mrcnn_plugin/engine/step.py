@@ -87,7 +87,7 @@ class TrainStep(SimpleTrainer):
         problem = problem or self._problem_of_gradients(batch)
         if problem:
             what, bad_losses, piece = problem
-            values = {name: float(loss) for name, loss in bad_losses.items()}
+            values = {name: float(loss.detach()) for name, loss in bad_losses.items()}
             self.on_nonfinite(NonFiniteStep(what, values, piece, batch, rng, self.iter))
         self.after_backward()
         self._write_metrics(losses, data_time)

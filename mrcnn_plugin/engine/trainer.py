@@ -99,7 +99,7 @@ class MRCNNTrainer(DefaultTrainer):
             ValueError: the type is one that detectron2 has no instance evaluator for.
         """
         if not output_dir:
-            output_dir = str(inference_folder(cfg.OUTPUT_DIR, dataset_name, cfg.DATASETS.TEST))
+            output_dir = str(inference_folder(cfg, dataset_name))
         kind = MetadataCatalog.get(dataset_name).get("evaluator_type", "coco")
         if kind == "coco":
             return MendingCOCOEvaluator(dataset_name, output_dir=output_dir)

@@ -6,6 +6,8 @@ import yaml
 from detectron2.config import CfgNode
 from detectron2.utils.events import EventWriter, get_event_storage
 
+_WINDOW = 20  # noisy scalars are medians of this many iterations
+
 
 class WandbWriter(EventWriter):
     """Writes what detectron2 writes to TensorBoard, as a run of `MODEL.MRCNN.WANDB_PROJECT`.
@@ -14,11 +16,10 @@ class WandbWriter(EventWriter):
     comes before the first run on line.
     """
 
-    def __init__(self, cfg: CfgNode, window_size: int = 20):
+    def __init__(self, cfg: CfgNode):
         """
         Args:
             cfg: of the run; all of it becomes the run's config at W&B.
-            window_size: noisy scalars are medians of this many iterations.
 
         Raises:
             ImportError: wandb is not installed.
@@ -37,13 +38,12 @@ class WandbWriter(EventWriter):
             dir=cfg.OUTPUT_DIR,
             config=yaml.safe_load(cfg.dump()),
         )
-        self._window_size = window_size
         self._last_write = -1
 
     def write(self):
         """Hand on the scalars that are new since the last call, each with its iteration."""
         by_iteration: dict[int, dict[str, float]] = {}
-        latest = get_event_storage().latest_with_smoothing_hint(self._window_size)
+        latest = get_event_storage().latest_with_smoothing_hint(_WINDOW)
         for name, (value, iteration) in latest.items():
             if iteration > self._last_write:
                 by_iteration.setdefault(iteration, {})[name] = value

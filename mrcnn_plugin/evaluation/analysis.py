@@ -4,6 +4,7 @@ import json
 import math
 from pathlib import Path
 
+from detectron2.config import CfgNode
 from pycocotools.cocoeval import COCOeval
 
 from .calibration import calibration, scored_detections
@@ -38,10 +39,10 @@ def analyse(coco_evals: dict[str, COCOeval], class_names: list[str], dataset_nam
     }
 
 
-def inference_folder(output_dir: str, dataset_name: str, dataset_names: tuple[str, ...]) -> Path:
+def inference_folder(cfg: CfgNode, dataset_name: str) -> Path:
     """Where predictions for a data set go: `inference/`, or a folder in it if there are several."""
-    folder = Path(output_dir, "inference")
-    return folder / dataset_name if len(dataset_names) > 1 else folder
+    folder = Path(cfg.OUTPUT_DIR, "inference")
+    return folder / dataset_name if len(cfg.DATASETS.TEST) > 1 else folder
 
 
 def save_analysis(analysis: dict, folder: str | Path) -> None:

@@ -6,7 +6,7 @@ from detectron2.config import CfgNode
 
 from . import figures
 from .analysis import inference_folder, load_analysis
-from .metrics_log import evaluations, read_metrics
+from .metrics_log import evaluations, metric_prefix, read_metrics
 from .report import figure, render
 from .tables import METRICS, TASKS, cell, flatten
 
@@ -51,21 +51,12 @@ def short_names(folders: list[str]) -> list[str]:
 
 def last_results(cfg: CfgNode) -> dict[str, dict[str, float | None]]:
     """By data set, the APs of a run's last evaluation by the names of metrics.json."""
-    logged = evaluations(read_metrics(Path(cfg.OUTPUT_DIR, "metrics.json")))
+    metrics = read_metrics(Path(cfg.OUTPUT_DIR, "metrics.json"))
     results = {}
     for name in cfg.DATASETS.TEST:
-        analysis = load_analysis(inference_folder(cfg.OUTPUT_DIR, name, cfg.DATASETS.TEST))
-        prefix = f"{name}/" if len(cfg.DATASETS.TEST) > 1 else ""
-        last = logged[-1][1] if logged else {}
-        results[name] = (
-            flatten(analysis)
-            if analysis
-            else {
-                key.removeprefix(prefix): value
-                for key, value in last.items()
-                if key.startswith(prefix)
-            }
-        )
+        logged = evaluations(metrics, metric_prefix(name, cfg.DATASETS.TEST))
+        analysis = load_analysis(inference_folder(cfg, name))
+        results[name] = flatten(analysis) if analysis else (logged[-1][1] if logged else {})
     return results
 
 

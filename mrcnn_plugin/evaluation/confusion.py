@@ -4,6 +4,8 @@ import numpy as np
 from pycocotools import mask as mask_utils
 from pycocotools.cocoeval import COCOeval
 
+_MIN_IOU = 0.5  # overlap that makes a pair, across classes
+
 
 def match(ious: np.ndarray, min_iou: float) -> np.ndarray:
     """The ground truth of each detection, whatever the classes: the best first, each truth once.
@@ -44,7 +46,7 @@ def add_image(
         matrix[gt_classes[truth], background] += 1
 
 
-def confusion_matrix(coco_eval: COCOeval, *, min_iou=0.5, min_score=0.5) -> np.ndarray:
+def confusion_matrix(coco_eval: COCOeval, *, min_score: float = 0.5) -> np.ndarray:
     """Counts over a data set of what was there (rows) and what was predicted (columns).
 
     A detection that matches nothing counts in the background row, unless half of it lies in a
@@ -52,7 +54,6 @@ def confusion_matrix(coco_eval: COCOeval, *, min_iou=0.5, min_score=0.5) -> np.n
 
     Args:
         coco_eval: evaluated, for "bbox" or "segm": this decides the overlaps.
-        min_iou: overlap that makes a pair, across classes.
         min_score: detections below it are left out.
 
     Returns:
@@ -69,8 +70,8 @@ def confusion_matrix(coco_eval: COCOeval, *, min_iou=0.5, min_score=0.5) -> np.n
             a for a in dt.loadAnns(dt.getAnnIds(imgIds=[image])) if a["score"] >= min_score
         ]
         detections.sort(key=lambda a: -a["score"])
-        matched = match(overlaps(coco_eval, detections, truths, crowd=False), min_iou)
-        in_crowd = overlaps(coco_eval, detections, crowds, crowd=True).max(1, initial=0) >= min_iou
+        matched = match(overlaps(coco_eval, detections, truths, crowd=False), _MIN_IOU)
+        in_crowd = overlaps(coco_eval, detections, crowds, crowd=True).max(1, initial=0) >= _MIN_IOU
         counted = (matched >= 0) | ~in_crowd
         classes = np.array([index[a["category_id"]] for a in detections], dtype=int)
         truth_classes = np.array([index[a["category_id"]] for a in truths], dtype=int)

@@ -8,9 +8,7 @@ from detectron2.data import Metadata
 from detectron2.data import detection_utils as utils
 from detectron2.structures import Instances
 from detectron2.utils.visualizer import ColorMode, Visualizer
-
-matplotlib.use("Agg", force=False)
-from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
 
 from .figures import plot_ap, plot_loss_parts, plot_total_loss
 from .metrics_log import read_metrics
@@ -33,7 +31,8 @@ def draw_comparison(
     """
     image = utils.read_image(dataset_dict["file_name"], format="RGB")
     classes = metadata.thing_classes
-    colors = [[int(255 * c) for c in plt.cm.tab10(i % 10)[:3]] for i in range(len(classes))]
+    palette = matplotlib.colormaps["tab10"].colors
+    colors = [[int(255 * c) for c in palette[i % 10]] for i in range(len(classes))]
     colored = Metadata(thing_classes=classes, thing_colors=colors)
 
     def canvas():
@@ -62,7 +61,7 @@ def save_run_picture(
         title: written on top.
     """
     rows = -(-len(comparisons) // 2)
-    figure = plt.figure(figsize=(14, 3.6 * rows + 4.6), layout="constrained")
+    figure = Figure(figsize=(14, 3.6 * rows + 4.6), layout="constrained")
     figure.suptitle(title)
     photographs, curves = figure.subfigures(2, 1, height_ratios=[3.6 * rows, 4])
     axes = photographs.subplots(rows, 4, squeeze=False).reshape(-1, 2)
@@ -80,4 +79,3 @@ def save_run_picture(
     plot_ap(ap_axes, {"": metrics})
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=80)
-    plt.close(figure)

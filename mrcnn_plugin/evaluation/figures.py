@@ -12,6 +12,7 @@ from .metrics_log import series
 
 COLORS = ("#2563eb", "#dc2626", "#059669", "#d97706", "#7c3aed", "#0891b2", "#be185d", "#4d7c0f")
 _MUTED = "#6b7280"
+_CLASSES = 30  # that are drawn
 _STYLE = {
     "font.size": 10,
     "axes.edgecolor": "#d1d5db",
@@ -157,10 +158,10 @@ def plot_calibration(axes, bins: dict) -> None:
     _legend(axes)
 
 
-def plot_classes(axes, statistics: dict[str, dict], most: int = 30) -> None:
+def plot_classes(axes, statistics: dict[str, dict]) -> None:
     """Instances of each class, in percent of the data set's; the commonest first."""
     first = next(iter(statistics.values()))["classes"]
-    names = sorted(first, key=lambda name: -first[name])[:most]
+    names = sorted(first, key=lambda name: -first[name])[:_CLASSES]
     height = 0.8 / len(statistics)
     for position, (dataset, numbers) in enumerate(statistics.items()):
         total = max(numbers["instances"], 1)
@@ -174,7 +175,7 @@ def plot_classes(axes, statistics: dict[str, dict], most: int = 30) -> None:
     _legend(axes)
 
 
-def plot_crowding(axes, statistics: dict[str, dict]) -> None:
+def plot_per_image(axes, statistics: dict[str, dict]) -> None:
     """How many instances images have, in percent of images."""
     for dataset, numbers in statistics.items():
         counts = {int(n): images for n, images in numbers["per_image"].items()}

@@ -1,6 +1,7 @@
 """The `metrics.json` of a run, which also holds the runs before it in the same directory."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 
@@ -30,6 +31,18 @@ def series(metrics: dict[int, dict[str, float]], name: str) -> tuple[list[int], 
     return [i for i, _ in points], [value for _, value in points]
 
 
-def evaluations(metrics: dict[int, dict[str, float]]) -> list[tuple[int, dict[str, float]]]:
-    """The iterations that have APs, with their values."""
-    return [(i, v) for i, v in metrics.items() if any(name.endswith("/AP") for name in v)]
+def metric_prefix(dataset_name: str, dataset_names: Sequence[str]) -> str:
+    """What detectron2 puts before a metric's name: the data set, where there are several."""
+    return f"{dataset_name}/" if len(dataset_names) > 1 else ""
+
+
+def evaluations(
+    metrics: dict[int, dict[str, float]], prefix: str = ""
+) -> list[tuple[int, dict[str, float]]]:
+    """The iterations that have APs, with those values whose names have the prefix, without it."""
+    found = []
+    for iteration, values in metrics.items():
+        own = {k.removeprefix(prefix): v for k, v in values.items() if k.startswith(prefix)}
+        if any(name.endswith("/AP") for name in own):
+            found.append((iteration, own))
+    return found

@@ -21,7 +21,7 @@ def rebuild_analysis(cfg: CfgNode) -> list[str]:
     """
     done = []
     for name in cfg.DATASETS.TEST:
-        folder = inference_folder(cfg.OUTPUT_DIR, name, cfg.DATASETS.TEST)
+        folder = inference_folder(cfg, name)
         predictions = load_predictions(folder, name)
         if predictions is not None:
             evaluator = MendingCOCOEvaluator(name, output_dir=str(folder), distributed=False)
@@ -33,9 +33,7 @@ def rebuild_analysis(cfg: CfgNode) -> list[str]:
 
 def has_analysis(cfg: CfgNode) -> bool:
     """Whether every data set of `DATASETS.TEST` has its analysis."""
-    names = cfg.DATASETS.TEST
-    folders = [inference_folder(cfg.OUTPUT_DIR, name, names) for name in names]
-    return all((folder / FILE_NAME).exists() for folder in folders)
+    return all((inference_folder(cfg, name) / FILE_NAME).exists() for name in cfg.DATASETS.TEST)
 
 
 def load_predictions(folder: Path, dataset_name: str) -> list[dict] | None:

@@ -1,5 +1,6 @@
 """`report.html`: one file that shows how a run went, readable without a network or scripts."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import jinja2
@@ -8,7 +9,7 @@ from detectron2.data import DatasetCatalog
 
 from . import figures
 from .analysis import inference_folder, load_analysis
-from .metrics_log import evaluations, read_metrics, series
+from .metrics_log import evaluations, metric_prefix, read_metrics, series
 from .report_images import picture_groups
 from .run_info import read_run_info, statistics_of
 from .tables import METRICS, TASKS, cell, class_table, flatten, overall_table, previous_of
@@ -52,7 +53,7 @@ def build_report(cfg: CfgNode) -> Path:
         config=cfg.dump(),
         metric_names=METRICS,
         datasets=[_dataset(cfg, name, metrics) for name in cfg.DATASETS.TEST],
-        curves=_training_figures(metrics, _prefixes(cfg)),
+        curves=_training_figures(metrics, cfg.DATASETS.TEST),
         statistics=statistics,
         data_figures=_data_figures(statistics),
     )
@@ -61,20 +62,10 @@ def build_report(cfg: CfgNode) -> Path:
     return file
 
 
-def _prefixes(cfg: CfgNode) -> list[str]:
-    """What detectron2 puts before a metric's name: the data set, where there are several."""
-    names = cfg.DATASETS.TEST
-    return [f"{name}/" for name in names] if len(names) > 1 else [""]
-
-
 def _dataset(cfg: CfgNode, name: str, metrics: dict) -> dict:
     """Everything the page says about one data set."""
-    prefix = f"{name}/" if len(cfg.DATASETS.TEST) > 1 else ""
-    logged = [
-        (iteration, {k.removeprefix(prefix): v for k, v in values.items() if k.startswith(prefix)})
-        for iteration, values in evaluations(metrics)
-    ]
-    folder = inference_folder(cfg.OUTPUT_DIR, name, cfg.DATASETS.TEST)
+    logged = evaluations(metrics, metric_prefix(name, cfg.DATASETS.TEST))
+    folder = inference_folder(cfg, name)
     analysis = load_analysis(folder)
     current = flatten(analysis) if analysis else (logged[-1][1] if logged else {})
     before, previous = previous_of(current, logged)
@@ -111,7 +102,7 @@ def figure(title: str, caption: str, uri: str) -> dict:
     return {"title": title, "caption": caption, "uri": uri}
 
 
-def _training_figures(metrics: dict, prefixes: list[str]) -> list[dict]:
+def _training_figures(metrics: dict, datasets: Sequence[str]) -> list[dict]:
     if not series(metrics, "total_loss")[0]:
         return []
     draw, one = figures.draw, {"": metrics}
@@ -124,7 +115,7 @@ def _training_figures(metrics: dict, prefixes: list[str]) -> list[dict]:
         ),
         figure("Learning rate", "", draw(figures.plot_learning_rate, metrics)),
     ]
-    for prefix in prefixes:
+    for prefix in dict.fromkeys(metric_prefix(name, datasets) for name in datasets):
         if series(metrics, f"{prefix}bbox/AP")[0]:
             title = f"AP {prefix.rstrip('/')}".strip()
             found.append(figure(title, "", draw(figures.plot_ap, one, prefix)))
@@ -166,5 +157,5 @@ def _data_figures(statistics: dict) -> list[dict]:
         return []
     return [
         figure("Classes", "", figures.draw(figures.plot_classes, statistics)),
-        figure("Crowding", "", figures.draw(figures.plot_crowding, statistics)),
+        figure("Instances in an image", "", figures.draw(figures.plot_per_image, statistics)),
     ]

@@ -39,20 +39,19 @@ def instances_of(results: list[dict], height: int, width: int, contiguous: dict)
     return instances
 
 
-def picture_groups(folder: Path, dataset_name: str, analysis: dict, count: int = 3) -> list[dict]:
+def picture_groups(folder: Path, dataset_name: str, analysis: dict) -> list[dict]:
     """The best, median and worst images of an evaluation.
 
     Args:
         folder: holds `coco_instances_results.json`.
         dataset_name: registered, with the images where it says.
         analysis: of this evaluation.
-        count: images of each kind.
 
     Returns:
         `[{"kind": "best", "pictures": [{"file", "ap", "truth", "prediction"}, ...]}, ...]`, the
         last two as `data:` addresses. Images that cannot be found are left out.
     """
-    chosen = pick_images(analysis["images"], count)
+    chosen = pick_images(analysis["images"])
     wanted = {image for ids in chosen.values() for image in ids}
     by_image = {image: [] for image in wanted}
     for result in json.loads((folder / "coco_instances_results.json").read_text()):

@@ -15,7 +15,7 @@ import torchvision
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from .statistics import data_statistics
+from ..data.statistics import detectron2_statistics
 
 FILE_NAME = "run.json"
 
@@ -43,13 +43,13 @@ def read_run_info(folder: str | Path) -> dict:
 
 
 def statistics_of(cfg: CfgNode, info: dict) -> dict[str, dict]:
-    """`data_statistics` of the data sets of a config, counted once a run and kept in `run.json`."""
+    """Statistics of the data sets of a config, counted once a run and kept in `run.json`."""
     names = dict.fromkeys((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST))
     missing = [n for n in names if n not in info["statistics"] and n in DatasetCatalog]
     for name in missing:
         dicts = DatasetCatalog.get(name)
         classes = MetadataCatalog.get(name).get("thing_classes", [])
-        info["statistics"][name] = data_statistics(dicts, classes)
+        info["statistics"][name] = detectron2_statistics(dicts, classes).summary()
     file = Path(cfg.OUTPUT_DIR, FILE_NAME)
     if missing and file.exists():
         file.write_text(json.dumps(info, indent=1))

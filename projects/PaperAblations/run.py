@@ -15,12 +15,12 @@ import sys
 from fnmatch import fnmatch
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 import yaml
 from detectron2.config import CfgNode, get_cfg
 from detectron2.engine import default_setup, launch
 from detectron2.utils import comm
+from matplotlib.figure import Figure
 
 PROJECT = Path(__file__).resolve().parent
 sys.path.insert(0, str(PROJECT))
@@ -35,9 +35,6 @@ from mrcnn_plugin.engine import (  # noqa: E402
     start_logging,
     use_available_device,
 )
-
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt  # noqa: E402
 
 SHAPES = PROJECT.parents[1] / "configs/mask_rcnn_shapes_C4.yaml"
 
@@ -154,7 +151,8 @@ def report(output: Path, arms) -> None:
     """Write `table.md` and `plot.png`: every seed a dot, the mean a bar."""
     results = {arm: aps for arm, aps in collect(output, arms).items() if aps}
     (output / "table.md").write_text(table(results))
-    figure, axes = plt.subplots(figsize=(8, 1 + 0.45 * len(results)), layout="constrained")
+    figure = Figure(figsize=(8, 1 + 0.45 * len(results)), layout="constrained")
+    axes = figure.subplots()
     for row, aps in enumerate(results.values()):
         axes.plot([np.mean(aps)] * 2, [row - 0.3, row + 0.3], color="tab:blue", linewidth=3)
         axes.plot(aps, [row] * len(aps), "o", color="black", markersize=4)
@@ -162,7 +160,6 @@ def report(output: Path, arms) -> None:
     axes.invert_yaxis()
     axes.grid(axis="x", alpha=0.3)
     figure.savefig(output / "plot.png", dpi=100)
-    plt.close(figure)
 
 
 def main():

@@ -54,23 +54,21 @@ class CocoWriter:
             return
         points = np.concatenate([np.reshape(p, (-1, 2)) for p in polygons])
         (x1, y1), (x2, y2) = points.min(0).tolist(), points.max(0).tolist()
-        self._add(image, class_name, [x1, y1, x2 - x1, y2 - y1], polygons, 0)
+        self._add(image, class_name, [x1, y1, x2 - x1, y2 - y1], polygons)
 
-    def add_mask(
-        self, image: dict, class_name: str, mask: np.ndarray, *, is_crowd: bool = False
-    ) -> None:
+    def add_mask(self, image: dict, class_name: str, mask: np.ndarray) -> None:
         """Add an object by its (height, width) bool mask, which is not empty; kept as RLE."""
         rle = mask_utils.encode(np.asfortranarray(mask.astype(np.uint8)))
         box = mask_utils.toBbox(rle).tolist()
         segmentation = {"size": rle["size"], "counts": rle["counts"].decode()}
-        self._add(image, class_name, box, segmentation, int(is_crowd))
+        self._add(image, class_name, box, segmentation)
 
-    def _add(self, image, class_name, box, segmentation, is_crowd) -> None:
+    def _add(self, image, class_name, box, segmentation) -> None:
         annotation = {
             "id": len(self._annotations) + 1,
             "image_id": image["id"],
             "category_id": class_name,  # its number is known when all names are
-            "iscrowd": is_crowd,
+            "iscrowd": 0,
             "bbox": box,
             "segmentation": segmentation,
         }
