@@ -333,13 +333,18 @@ cudaStream_t current_stream(const Tensor& t) {
   return static_cast<cudaStream_t>(stream);
 }
 
-template <typename Kernel, typename... Args>
-void launch(Kernel kernel, int64_t threads, cudaStream_t stream, const Args&... args) {
+// cudaLaunchKernelEx, not <<<...>>>: any C++ compiler can read this file, and the tests run its
+// kernels on the CPU (tests/cuda_emulation).
+template <typename... Params, typename... Args>
+void launch(void (*kernel)(Params...), int64_t threads, cudaStream_t stream, const Args&... args) {
   if (threads == 0) return;
   const int64_t blocks = (threads + kThreads - 1) / kThreads;
   STD_TORCH_CHECK(blocks <= INT32_MAX, "roi_align: too many elements for one CUDA launch");
-  kernel<<<static_cast<unsigned>(blocks), kThreads, 0, stream>>>(args...);
-  STD_CUDA_KERNEL_LAUNCH_CHECK();
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(static_cast<unsigned>(blocks));
+  config.blockDim = dim3(kThreads);
+  config.stream = stream;
+  STD_CUDA_CHECK(cudaLaunchKernelEx(&config, kernel, args...));
 }
 
 /// Owns what a Plan points to.

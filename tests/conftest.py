@@ -12,10 +12,19 @@ import torch
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(Path(__file__).parent))  # builders, oracles
 
+# The CUDA kernels compiled for CPU tensors, in place of the package's library: see
+# test_roi_align_emulation.py.
+EMULATION = os.environ.get("MRCNN_TEST_LIBRARY")
+if EMULATION:
+    load_library = torch.ops.load_library
+    torch.ops.load_library = lambda path: load_library(
+        EMULATION if Path(path).parent.name == "mrcnn_plugin" else path
+    )
+
 
 def pytest_runtest_setup(item):
     """`gpu` tests skip where there is no card; they fail there when REQUIRE_GPU=1 demands one."""
-    if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+    if item.get_closest_marker("gpu") and not torch.cuda.is_available() and not EMULATION:
         if os.environ.get("REQUIRE_GPU") == "1":
             pytest.fail("REQUIRE_GPU=1, but torch sees no CUDA device")
         pytest.skip("needs a CUDA device")
@@ -26,6 +35,12 @@ def seeded():
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def device():
+    """Where the CUDA kernels are: the card, or the CPU where they are emulated."""
+    return "cpu" if EMULATION else "cuda"
 
 
 @pytest.fixture
