@@ -126,17 +126,6 @@ struct ForwardResult {
   Tensor output, argmax;
 };
 
-inline ForwardResult empty_result(const Tensor& features, const Tensor& rois,
-                                  const RoiAlignOptions& options) {
-  const int64_t height = kept_bins(options.pooled_height, options.bin_stride);
-  const int64_t width = kept_bins(options.pooled_width, options.bin_stride);
-  const int64_t r = rois.size(0), c = features.size(1);
-  Tensor output = empty_maps(features, features.scalar_type(), r, c, height, width);
-  Tensor argmax = options.max ? empty_maps(features, ScalarType::Int, r, c, height, width)
-                              : torch::stable::new_empty(features, {0}, ScalarType::Int);
-  return {output, argmax};
-}
-
 inline void check_backward(const Tensor& grad_output, const Tensor& rois, const Tensor& argmax,
                            int64_t channels, const RoiAlignOptions& options) {
   const int64_t expected[] = {rois.size(0), channels,
