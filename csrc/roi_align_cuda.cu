@@ -25,7 +25,7 @@
 namespace mrcnn_plugin {
 namespace {
 
-constexpr int kThreads = 256, kPlanThreads = 64;    // in a block; plans have few threads, long ones
+constexpr int kThreads = 128, kPlanThreads = 64;    // in a block; plans have few threads, long ones
 constexpr int64_t kPlanBytes = int64_t{256} << 20;  // a larger plan of a forward is made in parts
 
 // ---- Launches and memory -----------------------------------------------------------------------

@@ -12,6 +12,7 @@ __device__ void add_weighted(const List<PlanTerm<acc_t>>& y, const List<PlanTerm
   for (int32_t j = 0; j < x.count; ++j) {
     const PlanTerm<acc_t> x_term = x.entries[j];
     acc_t column[kChannels] = {};
+#pragma unroll 1  // lists are short, and kChannels loads in flight are worth fewer registers
     for (int32_t i = 0; i < y.count; ++i) {
       const PlanTerm<acc_t> y_term = y.entries[i];
       const T* value = values.at(n, y_term.at, x_term.at);

@@ -140,15 +140,16 @@ __global__ void plan_bins_kernel(const coord_t* boxes, int64_t rois, Levels leve
   if (i >= rois * bins) return;
   const int64_t r = i / bins, first_x = plan.axes[0].lists, list = i % bins;
   const int axis = list >= first_x;
+  const Lists<Entry> out = axis == 0 ? plan.axes[0] : plan.axes[1];
   const int64_t bin = axis == 0 ? list : list - first_x;
   const Target target = levels.target(boxes, r);
   if (list == 0) plan.targets[r] = target;
   int32_t count = 0;
   if (target.image >= 0) {
     const Axis<coord_t> in = axis_of(boxes, r, axis, levels, target.level, options);
-    count = list_bin(plan.axes[axis].entries_of(r, bin), in, bin * options.bin_stride);
+    count = list_bin(out.entries_of(r, bin), in, bin * options.bin_stride);
   }
-  plan.axes[axis].count_of(r, bin) = count;
+  out.count_of(r, bin) = count;
 }
 
 }  // namespace mrcnn_plugin

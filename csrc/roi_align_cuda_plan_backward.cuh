@@ -31,7 +31,7 @@ struct PixelPlan {
 /// The lists of the pixels of one RoI and axis, growing.
 template <typename acc_t>
 struct PixelLists {
-  const Lists<PlanTerm<acc_t>>& lists;
+  Lists<PlanTerm<acc_t>> lists;
   int64_t r;
   int32_t begin = 0, end = 0;  // the reach
 
@@ -92,7 +92,7 @@ __global__ void plan_pixels_kernel(const coord_t* boxes, int64_t rois, Levels le
   const int axis = static_cast<int>(i % 2);
   const bool here = levels.level_of == nullptr || levels.level_of[r] == level;
   const int64_t image = here ? image_of(boxes[5 * r], levels.batch) : -1;
-  PixelLists<acc_t> pixels(plan.axes[axis], r);
+  PixelLists<acc_t> pixels(axis == 0 ? plan.axes[0] : plan.axes[1], r);
   if (image >= 0) {
     const Axis<coord_t> in = axis_of(boxes, r, axis, levels, 0, options);
     const int64_t pooled = axis == 0 ? options.pooled_height : options.pooled_width;

@@ -115,6 +115,16 @@ def test_roi_of_no_level_is_zero_and_alone(mode, level, device):
         assert torch.equal(backward(torch.ones_like(output) * output, rois, wrong, argmax), alone)
 
 
+def test_more_levels_than_a_launch_takes_are_refused(device):
+    maps = [torch.ones(1, 1, 2, 2, device=device)] * 9
+    levels = torch.zeros(1, dtype=torch.int64, device=device)
+    rois = torch.tensor([[0.0, 0.0, 0.0, 2.0, 2.0]], device=device)
+    with pytest.raises(RuntimeError, match="at most 8 maps on CUDA, got 9"):
+        torch.ops.mrcnn_plugin.roi_align_levels(
+            maps, rois, levels, 1, 1, [1.0] * 9, 0, True, "avg", 1
+        )
+
+
 @pytest.mark.parametrize("value", [-(2**31), -2, 2**15, 2**31 - 1])
 def test_any_argmax_is_survived(value, device):
     features, rois = make_features(9).to(device), make_rois().to(device)

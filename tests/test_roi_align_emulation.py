@@ -4,13 +4,16 @@ tests/cuda_emulation stands in for the CUDA runtime, so that everything but the 
 runs on a card. The library takes the place of the package's own in a process of its own.
 """
 
+import ctypes
 import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import test_multiscale_roi_align
 import torch
 from test_roi_align import MODES, SCALE, make_features, make_rois
 from test_roi_align_cuda import all_rois
@@ -22,9 +25,13 @@ TESTS = Path(__file__).resolve().parent
 ROOT = TESTS.parent
 ORDERS = ("forward", "reversed", "shuffled")
 TOLERANCES = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 2e-2}
-# Stated to differ on CUDA, which would have to wait for the answer; or not about kernels.
-CPU_ALONE = "out_of_range or refuses_wrong_shapes or missing_library"
+# The definition's tests, but those that are not about kernels and those whose answer CUDA would have
+# to wait for; the card's, but those that need both devices or what only a card has.
+FILES = [f"test_{name}.py" for name in ("roi_align", "roi_align_errors", "roi_align_cuda")]
+FILES += ["test_multiscale_roi_align.py"]
+CPU_ALONE = "opcheck or compile or missing_library or out_of_range or refuses_wrong_shapes"
 CARD_ALONE = "equals_cpu or hostile_boxes or stream or graph or autocast or another_device"
+LEFT_OUT = f"{CPU_ALONE} or cuda_equals_cpu or (test_roi_align_cuda and ({CARD_ALONE}))"
 
 
 def compiled(directory, *flags):
@@ -75,25 +82,14 @@ def run(library, *command, order="forward", **environment):
     return done.stdout
 
 
-def run_tests(library, *arguments, **environment):
-    command = ("-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "not slow", *arguments)
-    return run(library, *command, **environment)
-
-
 # ---- The definition ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "name", ["test_roi_align.py", "test_roi_align_errors.py", "test_multiscale_roi_align.py"]
-)
-def test_what_is_asked_of_the_cpu(library, name):
-    """All but the gpu tests, which need both devices."""
-    path = str(TESTS / name)
-    run_tests(library, path, "-m", "not slow and not gpu", "-k", f"not ({CPU_ALONE})")
-
-
-def test_what_is_asked_of_cuda(library):
-    run_tests(library, str(TESTS / "test_roi_align_cuda.py"), "-k", f"not ({CARD_ALONE})")
+def test_what_is_asked_of_the_cpu_and_of_the_card(library):
+    files = [str(TESTS / name) for name in FILES]
+    command = ("-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "not slow", *files)
+    summary = run(library, *command, "-k", f"not ({LEFT_OUT})").splitlines()[-1]
+    assert " skipped" not in summary and int(summary.split(" passed")[0]) > 300, summary
 
 
 # ---- The CPU -------------------------------------------------------------------------------------
@@ -108,12 +104,12 @@ def both(op, features, *args, **kwargs):
     return [output.detach(), *torch.autograd.grad(output, leaves, grad)]
 
 
-def all_results():
+def all_results(dtypes=tuple(TOLERANCES)):
     """{name: [output, gradients...]}, where an element that no kernel has written is NaN."""
     torch.use_deterministic_algorithms(True)
     one = lambda f, *args, **kwargs: roi_align(f[0], *args, **kwargs)  # noqa: E731
     results = {}
-    for dtype in TOLERANCES:
+    for dtype in dtypes:
         coordinates = torch.float64 if dtype == torch.float64 else torch.float32
         plain = make_features(21, dtype=dtype)  # not a multiple of the channels a thread owns
         layouts = {
@@ -188,16 +184,88 @@ def test_the_order_of_the_threads_does_not_matter(library, in_order, order, tmp_
         assert all(torch.equal(a, b) for a, b in zip(results[name], expected, strict=True)), name
 
 
+# ---- Launches ------------------------------------------------------------------------------------
+
+
+def in_emulation(library, test, **environment):
+    """Runs a function of this file, given the library's own functions for tests."""
+    code = (
+        "import ctypes, sys, conftest, test_roi_align_emulation as test;"
+        "getattr(test, sys.argv[1])(ctypes.CDLL(conftest.EMULATION))"
+    )
+    run(library, "-c", code, test.__name__, **environment)
+
+
+def count_launches(emulation):
+    rois = test_multiscale_roi_align.make_rois()
+    scales = test_multiscale_roi_align.SCALES
+    for mode in MODES:
+        features = [f.requires_grad_() for f in test_multiscale_roi_align.make_pyramid()]
+        before = emulation.cuda_emulation_launches()
+        output = multiscale_roi_align(features, rois, 7, scales, mode=mode)
+        assert emulation.cuda_emulation_launches() == before + 2
+        output.sum().backward()
+        assert emulation.cuda_emulation_launches() == before + 2 + 3 * len(features)
+
+
+def test_a_pyramid_takes_two_launches_and_its_backward_three_a_level(library):
+    in_emulation(library, count_launches)
+
+
+def huge_plan():
+    """RoIs of 8 MB: 64 bins a row, each with room for 8002 samples of 16 bytes."""
+    features = torch.randn(1, 1, 1, 4000, generator=torch.Generator().manual_seed(0))
+    start = torch.arange(70.0)[:, None]
+    rois = torch.cat([0 * start, 50 * start, 0 * start, 50 * start + 500, 0 * start + 1], 1)
+    return roi_align(features, rois, (1, 64), mode="max")
+
+
+def save_huge_plan(emulation):
+    torch.save(huge_plan(), os.environ["RESULT"])
+    assert emulation.cuda_emulation_launches() == 3 * 2
+
+
+def test_a_huge_plan_is_made_in_parts(library, tmp_path):
+    in_emulation(library, save_huge_plan, RESULT=str(tmp_path / "result.pt"))
+    torch.testing.assert_close(torch.load(tmp_path / "result.pt"), huge_plan())
+
+
+def check_cells(emulation):
+    """Positions as numpy counts them; the second shape has more than 2^32 threads."""
+    for shape in [(3, 21, 5, 7), (2**12, 2**20 + 3, 2, 2**13)]:
+        n, channels, height, width = shape
+        tiles = -(-channels // 8)
+        threads = n * tiles * height * width
+        for order in [(0, 1, 2, 3), (0, 2, 3, 1)]:
+            sizes = [(n, tiles, height, width)[d] for d in order]
+            for thread in [*range(0, threads, threads // 105), threads - 1]:
+                at = (ctypes.c_int64 * 5)()
+                emulation.cuda_emulation_cell(
+                    ctypes.c_int64(thread), (ctypes.c_int64 * 4)(*shape), order[3] == 1, at
+                )
+                positions = dict(zip(order, np.unravel_index(thread, sizes)))
+                expected = [int(positions[d]) for d in range(4)]
+                assert list(at)[:4] == expected, (thread, list(at), expected)
+                assert at[4] == len(range(expected[1], channels, tiles)), (thread, at[4])
+
+
+def test_threads_share_a_tensor_of_any_size(library):
+    in_emulation(library, check_cells)
+
+
 # ---- Memory --------------------------------------------------------------------------------------
 
 
-def test_no_access_is_out_of_bounds(tmp_path_factory, tmp_path):
+def results_of_one_type(_emulation):
+    all_results((torch.float32,))  # addresses are the same for all
+
+
+def test_no_access_is_out_of_bounds(tmp_path):
     """Every access of every kernel goes through the address sanitizer."""
     flags = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-O1", "-g1")
-    library = compiled(tmp_path_factory.mktemp("sanitized"), *flags)
+    library = compiled(tmp_path, *flags)
     compiler = os.environ.get("CXX") or "g++"
     runtime = subprocess.run(
         [compiler, "-print-file-name=libasan.so"], capture_output=True, text=True, check=True
     ).stdout.strip()
-    options = {"LD_PRELOAD": runtime, "ASAN_OPTIONS": "detect_leaks=0"}
-    emulated_results(library, tmp_path / "results.pt", **options)
+    in_emulation(library, results_of_one_type, LD_PRELOAD=runtime, ASAN_OPTIONS="detect_leaks=0")
