@@ -26,6 +26,8 @@ ROOT = TESTS.parent
 COMPILER = os.environ.get("CXX") or "g++"
 ORDERS = ("forward", "reversed", "shuffled")
 TOLERANCES = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 2e-2}
+# sampling_ratio, aligned, bin_stride; 40 samples are more than a list has room for entries.
+GRIDS = [(0, True, 1), (2, False, 3), (3, True, 2), (40, True, 1)]
 # The definition's tests, but those that are not about kernels and those whose answer CUDA would
 # have to wait for; the card's, but those that need both devices or what only a card has.
 FILES = [f"test_{name}.py" for name in ("roi_align", "roi_align_errors", "roi_align_cuda")]
@@ -119,7 +121,7 @@ def all_results(dtypes=tuple(TOLERANCES)):
         }
         for mode in MODES:
             for layout, features in layouts.items():
-                for ratio, aligned, stride in [(0, True, 1), (2, False, 3), (3, True, 2)]:
+                for ratio, aligned, stride in GRIDS:
                     args = (all_rois(coordinates, ratio), (7, 5), SCALE, ratio)
                     options = {"mode": mode, "aligned": aligned, "bin_stride": stride}
                     results[f"{dtype} {mode} {layout} {ratio}"] = both(
