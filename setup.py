@@ -87,7 +87,7 @@ def native_extension():
     return Extension(
         "mrcnn_plugin._C",
         sources,
-        depends=[str(path) for path in sorted(Path("csrc").glob("*.h"))],
+        depends=[str(path) for path in sorted(Path("csrc").glob("*.*h"))],
         include_dirs=include_paths(device_type="cuda" if WITH_CUDA else "cpu"),
         library_dirs=library_dirs,
         libraries=libraries,

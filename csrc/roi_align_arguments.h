@@ -9,7 +9,6 @@
 #include <type_traits>
 #include <vector>
 
-#include "cpu_memory.h"
 #include "roi_align_kernels.h"
 
 namespace mrcnn_plugin {
@@ -119,9 +118,6 @@ inline MemoryFormat suggested_format(const Tensor& t) {
 /// An uninitialised tensor on the device and in the layout of `like`.
 inline Tensor empty_maps(const Tensor& like, ScalarType type, int64_t n, int64_t c, int64_t h,
                          int64_t w) {
-  if (like.is_cpu()) {
-    return empty_cpu_maps(type, n, c, h, w, suggested_format(like) == MemoryFormat::ChannelsLast);
-  }
   return torch::stable::empty({n, c, h, w}, type, std::nullopt, like.device(), std::nullopt,
                               suggested_format(like));
 }
@@ -129,17 +125,6 @@ inline Tensor empty_maps(const Tensor& like, ScalarType type, int64_t n, int64_t
 struct ForwardResult {
   Tensor output, argmax;
 };
-
-inline ForwardResult empty_result(const Tensor& features, const Tensor& rois,
-                                  const RoiAlignOptions& options) {
-  const int64_t height = kept_bins(options.pooled_height, options.bin_stride);
-  const int64_t width = kept_bins(options.pooled_width, options.bin_stride);
-  const int64_t r = rois.size(0), c = features.size(1);
-  Tensor output = empty_maps(features, features.scalar_type(), r, c, height, width);
-  Tensor argmax = options.max ? empty_maps(features, ScalarType::Int, r, c, height, width)
-                              : torch::stable::new_empty(features, {0}, ScalarType::Int);
-  return {output, argmax};
-}
 
 inline void check_backward(const Tensor& grad_output, const Tensor& rois, const Tensor& argmax,
                            int64_t channels, const RoiAlignOptions& options) {

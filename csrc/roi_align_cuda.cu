@@ -1,9 +1,9 @@
 // RoIAlign on CUDA.
 //
-// One small kernel turns every RoI into a plan: for each bin the weights of the rows and of the
-// columns it reads (see roi_align_geometry.h). Then every thread owns what it writes, kChannels
-// channels of one bin forward and of one pixel backward, and gathers. The backward visits the RoIs
-// in order and needs no atomics, so it is deterministic. Nothing waits for the device.
+// Small kernels turn every RoI into a plan: for each axis, lists of what is read and how much it
+// weighs (see roi_align_geometry.h). Then every thread owns what it writes, a few channels of one
+// bin forward and of one pixel backward, and gathers. The backward visits the RoIs in order and
+// needs no atomics, so it is deterministic. Nothing waits for the device.
 #include <cuda_runtime.h>
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/stable/accelerator.h>
@@ -14,318 +14,21 @@
 #pragma weak torch_c10_cuda_check_msg
 #pragma weak torch_c10_cuda_free_error_msg
 
-#include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/macros.h>
 
 #include <algorithm>
-#include <tuple>
 
-#include "roi_align_arguments.h"
+#include "roi_align_cuda_average.cuh"
+#include "roi_align_cuda_maximum.cuh"
+#include "roi_align_ops.h"
 
 namespace mrcnn_plugin {
 namespace {
 
-constexpr int kThreads = 256;
-constexpr int kChannels = 8;  // share a thread's plan look-ups; loops over them are unrolled
+constexpr int kThreads = 128, kPlanThreads = 64;    // in a block; plans have few threads, long ones
+constexpr int64_t kPlanBytes = int64_t{256} << 20;  // a larger plan of a forward is made in parts
 
-// ---- The plan ----------------------------------------------------------------------------------
-
-/// Kept bin k of RoI r reads pixels ranges[r, k] = [begin, end) with weights[r, k, pixel].
-template <typename acc_t>
-struct AxisPlan {
-  acc_t* weights;   // (R, bins, extent)
-  int64_t* ranges;  // (R, bins, 2)
-  int64_t bins, extent;
-
-  __device__ acc_t* bin_weights(int64_t r, int64_t bin) const {
-    return weights + (r * bins + bin) * extent;
-  }
-  __device__ int64_t* bin_range(int64_t r, int64_t bin) const {
-    return ranges + (r * bins + bin) * 2;
-  }
-};
-
-/// The pixels that any bin of a RoI reads; none for a RoI of no image.
-struct Reach {
-  int64_t image, begin[2], end[2];  // axis 0 is y, 1 is x
-  __device__ bool covers(int64_t n, int64_t y, int64_t x) const {
-    return image == n && y >= begin[0] && y < end[0] && x >= begin[1] && x < end[1];
-  }
-};
-
-template <typename acc_t>
-struct Plan {
-  AxisPlan<acc_t> axes[2];
-  Reach* reach;  // (R)
-  int64_t rois;
-};
-
-/// boxes: (R, 5), contiguous.
-template <typename coord_t>
-__device__ Axis<coord_t> axis_of(const coord_t* boxes, int64_t r, int axis, int64_t extent,
-                                 const RoiAlignOptions& options) {
-  const coord_t* box = boxes + 5 * r + 1;
-  return axis == 0 ? make_axis(box[1], box[3], options.pooled_height, extent, options)
-                   : make_axis(box[0], box[2], options.pooled_width, extent, options);
-}
-
-/// The RoIs of one level of a pyramid: levels (R), or null where there is one map and all are its.
-struct LevelFilter {
-  const int64_t* levels;
-  int64_t level, count;
-};
-
-constexpr int64_t kElsewhere = -2;  // the image of a RoI that belongs to another level
-
-/// image_of, or kElsewhere. Level 0 answers for RoIs of no level: like those of no image, zero.
-template <typename coord_t>
-__device__ int64_t image_on_level(const coord_t* boxes, int64_t r, int64_t batch,
-                                  const LevelFilter& filter) {
-  if (filter.levels != nullptr && filter.levels[r] != filter.level) {
-    const bool stray = filter.levels[r] < 0 || filter.levels[r] >= filter.count;
-    return stray && filter.level == 0 ? -1 : kElsewhere;
-  }
-  return image_of(boxes[5 * r], batch);
-}
-
-template <typename acc_t, typename coord_t>
-__global__ void plan_kernel(const coord_t* boxes, int64_t batch, LevelFilter filter,
-                            RoiAlignOptions options, Plan<acc_t> plan) {
-  const int64_t i = blockIdx.x * int64_t{kThreads} + threadIdx.x;
-  if (i >= 2 * plan.rois) return;
-  const int64_t r = i / 2;
-  const int axis = static_cast<int>(i % 2);
-  const AxisPlan<acc_t>& out = plan.axes[axis];
-  Axis<coord_t> in = axis_of(boxes, r, axis, out.extent, options);
-  const int64_t image = image_on_level(boxes, r, batch, filter);
-  if (image < 0) in.samples = 0;
-  int64_t reach_begin = out.extent, reach_end = 0;
-  for (int64_t k = 0; k < out.bins; ++k) {
-    acc_t* weights = out.bin_weights(r, k);
-    int64_t begin = out.extent, end = 0;
-    for (int64_t sample = 0; sample < in.samples;) {
-      const Run<coord_t> run = run_from(in, k * options.bin_stride, sample);
-      sample = run.end;
-      if (!run.first.valid) continue;
-      const Tap<coord_t> mean = mean_tap(in, run);
-      weights[mean.lo] += static_cast<acc_t>(mean.w_lo);
-      weights[mean.hi] += static_cast<acc_t>(mean.w_hi);
-      begin = begin < mean.lo ? begin : mean.lo;
-      end = end > mean.hi ? end : mean.hi + 1;
-    }
-    out.bin_range(r, k)[0] = begin;
-    out.bin_range(r, k)[1] = end;
-    reach_begin = reach_begin < begin ? reach_begin : begin;
-    reach_end = reach_end > end ? reach_end : end;
-  }
-  plan.reach[r].begin[axis] = reach_begin;
-  plan.reach[r].end[axis] = reach_end;
-  if (axis == 0) plan.reach[r].image = image;
-}
-
-// ---- Forward -----------------------------------------------------------------------------------
-
-/// One thread's share of a (N or R, C, height, width) tensor: kChannels channels of one element.
-struct Cell {
-  int64_t n, channel, y, x;
-  int channels;
-
-  __device__ Cell(int64_t i, int64_t all_channels, int64_t height, int64_t width) {
-    const int64_t tiles = (all_channels + kChannels - 1) / kChannels;
-    x = i % width;
-    y = i / width % height;
-    channel = i / (width * height) % tiles * kChannels;
-    n = i / (width * height * tiles);
-    const int64_t left = all_channels - channel;
-    channels = left < kChannels ? static_cast<int>(left) : kChannels;
-  }
-};
-
-struct Shape {
-  int64_t n, channels, height, width;
-  int64_t cells() const { return n * ((channels + kChannels - 1) / kChannels) * height * width; }
-};
-
-template <typename T>
-__global__ void average_kernel(View<const T> features, Plan<accumulate_t<T>> plan, Shape shape,
-                               int64_t cells, View<T> output) {
-  using acc_t = accumulate_t<T>;
-  const int64_t i = blockIdx.x * int64_t{kThreads} + threadIdx.x;
-  if (i >= cells) return;
-  const Cell cell(i, shape.channels, shape.height, shape.width);
-  const int64_t image = plan.reach[cell.n].image;
-  if (image == kElsewhere) return;
-  const acc_t* y_weights = plan.axes[0].bin_weights(cell.n, cell.y);
-  const acc_t* x_weights = plan.axes[1].bin_weights(cell.n, cell.x);
-  const int64_t* y_range = plan.axes[0].bin_range(cell.n, cell.y);
-  const int64_t* x_range = plan.axes[1].bin_range(cell.n, cell.x);
-  acc_t sum[kChannels] = {};
-  for (int64_t x = x_range[0]; x < x_range[1]; ++x) {
-    if (x_weights[x] == 0) continue;
-    acc_t column[kChannels] = {};
-    for (int64_t y = y_range[0]; y < y_range[1]; ++y) {
-      if (y_weights[y] == 0) continue;  // not read: NaN * 0 is NaN
-#pragma unroll
-      for (int k = 0; k < kChannels; ++k) {
-        if (k >= cell.channels) break;
-        column[k] += y_weights[y] * static_cast<acc_t>(features(image, cell.channel + k, y, x));
-      }
-    }
-    for (int k = 0; k < kChannels; ++k) sum[k] += x_weights[x] * column[k];
-  }
-#pragma unroll
-  for (int k = 0; k < kChannels; ++k) {
-    if (k >= cell.channels) break;
-    output(cell.n, cell.channel + k, cell.y, cell.x) = static_cast<T>(sum[k]);
-  }
-}
-
-/// The value of a sample; neighbours of weight zero are not read.
-template <typename acc_t, typename T, typename coord_t>
-__device__ acc_t sample_value(const View<const T>& map, int64_t n, int64_t c,
-                              const Tap<coord_t>& ty, const Tap<coord_t>& tx) {
-  const auto column = [&](int64_t x) {
-    const acc_t lo = static_cast<acc_t>(map(n, c, ty.lo, x));
-    if (ty.w_hi == 0) return lo;
-    return static_cast<acc_t>(ty.w_lo) * lo +
-           static_cast<acc_t>(ty.w_hi) * static_cast<acc_t>(map(n, c, ty.hi, x));
-  };
-  const acc_t lo = column(tx.lo);
-  if (tx.w_hi == 0) return lo;
-  return static_cast<acc_t>(tx.w_lo) * lo + static_cast<acc_t>(tx.w_hi) * column(tx.hi);
-}
-
-/// Keeps the greater of `best` and `value`; the earlier of equals; a NaN over any number.
-template <typename acc_t>
-__device__ void keep_greater(acc_t value, int32_t index, acc_t& best, int32_t& argmax) {
-  if (argmax >= 0 && (value <= best || best != best)) return;
-  best = value;
-  argmax = index;
-}
-
-/// Only samples on the map have an index; those off it count as zero, which wins when all others
-/// are negative (index -1: no gradient).
-template <typename T, typename coord_t>
-__global__ void maximum_kernel(View<const T> features, const coord_t* boxes, int64_t batch,
-                               LevelFilter filter, int64_t map_height, int64_t map_width,
-                               RoiAlignOptions options, Shape shape, int64_t cells, View<T> output,
-                               View<int32_t> argmax) {
-  using acc_t = accumulate_t<T>;
-  const int64_t i = blockIdx.x * int64_t{kThreads} + threadIdx.x;
-  if (i >= cells) return;
-  const Cell cell(i, shape.channels, shape.height, shape.width);
-  const int64_t image = image_on_level(boxes, cell.n, batch, filter);
-  if (image == kElsewhere) return;
-  Axis<coord_t> ay = axis_of(boxes, cell.n, 0, map_height, options);
-  const Axis<coord_t> ax = axis_of(boxes, cell.n, 1, map_width, options);
-  if (image < 0) ay.samples = 0;
-  acc_t best[kChannels] = {};
-  int32_t winner[kChannels];
-  for (int k = 0; k < kChannels; ++k) winner[k] = -1;
-  bool cut = false;
-  for (ExtremeSamples<coord_t> y(ay, cell.y * options.bin_stride); !y.done(); y.advance()) {
-    for (ExtremeSamples<coord_t> x(ax, cell.x * options.bin_stride); !x.done(); x.advance()) {
-      const bool on_map = y.tap().valid && x.tap().valid;
-      cut |= !on_map;
-      if (!on_map) continue;
-      const auto index = static_cast<int32_t>(y.index() << kArgmaxBits | x.index());
-#pragma unroll
-      for (int k = 0; k < kChannels; ++k) {
-        if (k >= cell.channels) break;
-        const int64_t c = cell.channel + k;
-        const auto value = sample_value<acc_t>(features, image, c, y.tap(), x.tap());
-        keep_greater(value, index, best[k], winner[k]);
-      }
-    }
-  }
-#pragma unroll
-  for (int k = 0; k < kChannels; ++k) {
-    if (k >= cell.channels) break;
-    const bool off_map = cut && best[k] < 0;
-    output(cell.n, cell.channel + k, cell.y, cell.x) = static_cast<T>(off_map ? 0 : best[k]);
-    argmax(cell.n, cell.channel + k, cell.y, cell.x) = off_map ? -1 : winner[k];
-  }
-}
-
-// ---- Backward ----------------------------------------------------------------------------------
-
-/// What a sample's value takes from `pixel`, on one axis.
-template <typename coord_t>
-__device__ coord_t share(const Tap<coord_t>& tap, int64_t pixel) {
-  return (tap.lo == pixel ? tap.w_lo : 0) + (tap.hi == pixel ? tap.w_hi : 0);
-}
-
-template <typename T>
-__global__ void average_backward_kernel(View<const T> grad_output, Plan<accumulate_t<T>> plan,
-                                        Shape shape, int64_t cells, View<T> grad_features) {
-  using acc_t = accumulate_t<T>;
-  const int64_t i = blockIdx.x * int64_t{kThreads} + threadIdx.x;
-  if (i >= cells) return;
-  const Cell cell(i, shape.channels, shape.height, shape.width);
-  acc_t sum[kChannels] = {};
-  for (int64_t r = 0; r < plan.rois; ++r) {
-    if (!plan.reach[r].covers(cell.n, cell.y, cell.x)) continue;
-    for (int64_t p = 0; p < plan.axes[0].bins; ++p) {
-      const acc_t y_weight = plan.axes[0].bin_weights(r, p)[cell.y];
-      if (y_weight == 0) continue;
-      for (int64_t q = 0; q < plan.axes[1].bins; ++q) {
-        const acc_t weight = y_weight * plan.axes[1].bin_weights(r, q)[cell.x];
-        if (weight == 0) continue;
-#pragma unroll
-        for (int k = 0; k < kChannels; ++k) {
-          if (k >= cell.channels) break;
-          sum[k] += weight * static_cast<acc_t>(grad_output(r, cell.channel + k, p, q));
-        }
-      }
-    }
-  }
-#pragma unroll
-  for (int k = 0; k < kChannels; ++k) {
-    if (k >= cell.channels) break;
-    grad_features(cell.n, cell.channel + k, cell.y, cell.x) = static_cast<T>(sum[k]);
-  }
-}
-
-template <typename T, typename coord_t>
-__global__ void maximum_backward_kernel(View<const T> grad_output, View<const int32_t> argmax,
-                                        const coord_t* boxes, Plan<accumulate_t<T>> plan,
-                                        RoiAlignOptions options, Shape shape, int64_t cells,
-                                        View<T> grad_features) {
-  using acc_t = accumulate_t<T>;
-  const int64_t i = blockIdx.x * int64_t{kThreads} + threadIdx.x;
-  if (i >= cells) return;
-  const Cell cell(i, shape.channels, shape.height, shape.width);
-  acc_t sum[kChannels] = {};
-  for (int64_t r = 0; r < plan.rois; ++r) {
-    if (!plan.reach[r].covers(cell.n, cell.y, cell.x)) continue;
-    const Axis<coord_t> ay = axis_of(boxes, r, 0, shape.height, options);
-    const Axis<coord_t> ax = axis_of(boxes, r, 1, shape.width, options);
-    for (int64_t p = 0; p < plan.axes[0].bins; ++p) {
-      if (plan.axes[0].bin_weights(r, p)[cell.y] == 0) continue;
-      for (int64_t q = 0; q < plan.axes[1].bins; ++q) {
-        if (plan.axes[1].bin_weights(r, q)[cell.x] == 0) continue;
-#pragma unroll
-        for (int k = 0; k < kChannels; ++k) {
-          if (k >= cell.channels) break;
-          const int32_t winner = argmax(r, cell.channel + k, p, q);
-          if (winner < 0) continue;
-          const Tap<coord_t> ty = ay.tap(p * options.bin_stride, winner >> kArgmaxBits);
-          const Tap<coord_t> tx = ax.tap(q * options.bin_stride, winner & kMostSamplesMax);
-          const auto y_share = static_cast<acc_t>(share(ty, cell.y));
-          const auto x_share = static_cast<acc_t>(share(tx, cell.x));
-          sum[k] += y_share * x_share * static_cast<acc_t>(grad_output(r, cell.channel + k, p, q));
-        }
-      }
-    }
-  }
-#pragma unroll
-  for (int k = 0; k < kChannels; ++k) {
-    if (k >= cell.channels) break;
-    grad_features(cell.n, cell.channel + k, cell.y, cell.x) = static_cast<T>(sum[k]);
-  }
-}
-
-// ---- Launches ----------------------------------------------------------------------------------
+// ---- Launches and memory -----------------------------------------------------------------------
 
 cudaStream_t current_stream(const Tensor& t) {
   void* stream = nullptr;
@@ -333,189 +36,232 @@ cudaStream_t current_stream(const Tensor& t) {
   return static_cast<cudaStream_t>(stream);
 }
 
-template <typename Kernel, typename... Args>
-void launch(Kernel kernel, int64_t threads, cudaStream_t stream, const Args&... args) {
+// cudaLaunchKernelEx, not <<<...>>>: any C++ compiler can read this file, and the tests run its
+// kernels on the CPU (tests/cuda_emulation).
+template <typename... Params, typename... Args>
+void launch(void (*kernel)(Params...), int64_t threads, int block, cudaStream_t stream,
+            const Args&... args) {
   if (threads == 0) return;
-  const int64_t blocks = (threads + kThreads - 1) / kThreads;
+  const int64_t blocks = (threads + block - 1) / block;
   STD_TORCH_CHECK(blocks <= INT32_MAX, "roi_align: too many elements for one CUDA launch");
-  kernel<<<static_cast<unsigned>(blocks), kThreads, 0, stream>>>(args...);
-  STD_CUDA_KERNEL_LAUNCH_CHECK();
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(static_cast<unsigned>(blocks));
+  config.blockDim = dim3(static_cast<unsigned>(block));
+  config.stream = stream;
+  STD_CUDA_CHECK(cudaLaunchKernelEx(&config, kernel, args...));
 }
 
-/// Owns what a Plan points to.
-template <typename acc_t>
-struct PlanStorage {
-  Tensor weights[2], ranges[2], reach;
-  Plan<acc_t> plan;
+/// Memory for kernels of the current stream. It may be freed once they are launched: torch hands it
+/// out again in the order of the stream.
+class Scratch {
+ public:
+  explicit Scratch(const Tensor& like) : like_(like) {}
 
-  template <typename coord_t>
-  PlanStorage(const Tensor& rois, const coord_t* boxes, const LevelFilter& filter, int64_t batch,
-              int64_t height, int64_t width, const RoiAlignOptions& options, cudaStream_t stream) {
-    const int64_t count = rois.size(0);
-    const int64_t pooled[] = {options.pooled_height, options.pooled_width};
-    const int64_t extent[] = {height, width};
-    for (int axis = 0; axis < 2; ++axis) {
-      const int64_t bins = kept_bins(pooled[axis], options.bin_stride);
-      constexpr auto type = std::is_same_v<acc_t, double> ? ScalarType::Double : ScalarType::Float;
-      weights[axis] = torch::stable::new_zeros(rois, {count, bins, extent[axis]}, type);
-      ranges[axis] = torch::stable::new_empty(rois, {count, bins, 2}, ScalarType::Long);
-      plan.axes[axis] = {static_cast<acc_t*>(weights[axis].mutable_data_ptr()),
-                         static_cast<int64_t*>(ranges[axis].mutable_data_ptr()), bins,
-                         extent[axis]};
-    }
-    static_assert(sizeof(Reach) == 5 * sizeof(int64_t));
-    reach = torch::stable::new_empty(rois, {count, 5}, ScalarType::Long);
-    plan.reach = static_cast<Reach*>(reach.mutable_data_ptr());
-    plan.rois = count;
-    launch(plan_kernel<acc_t, coord_t>, 2 * count, stream, boxes, batch, filter, options, plan);
+  template <typename T>
+  T* take(int64_t count) {
+    const auto bytes = count * static_cast<int64_t>(sizeof(T));
+    held_.push_back(torch::stable::new_empty(like_, {bytes}, ScalarType::Byte));
+    return static_cast<T*>(held_.back().mutable_data_ptr());
   }
+
+  template <typename Entry>
+  Lists<Entry> lists(int64_t rois, int64_t lists, int64_t room) {
+    return {take<Entry>(rois * lists * room), take<int32_t>(rois * lists), lists, room};
+  }
+
+ private:
+  const Tensor& like_;
+  std::vector<Tensor> held_;
 };
 
+// ---- Plans -------------------------------------------------------------------------------------
+
+Levels levels_of(const std::vector<Tensor>& features, const int64_t* level_of,
+                 const std::vector<RoiAlignOptions>& options) {
+  const auto count = static_cast<int64_t>(features.size());
+  STD_TORCH_CHECK(count <= kMostLevels, "roi_align_levels: at most ", kMostLevels,
+                  " maps on CUDA, got ", count);
+  Levels levels{level_of, count, features[0].size(0), {}, {}};
+  for (int64_t i = 0; i < count; ++i) {
+    for (int axis = 0; axis < 2; ++axis) levels.extents[axis][i] = features[i].size(2 + axis);
+    levels.scales[i] = options[i].spatial_scale;
+    STD_TORCH_CHECK(std::max({levels.batch, features[i].size(2), features[i].size(3)}) < INT32_MAX,
+                    "roi_align: N, H and W must be less than 2^31 on CUDA");
+  }
+  return levels;
+}
+
+/// The most entries of a bin's list: its pixels, or the first and last samples between any two.
+template <typename acc_t>
+int64_t most_entries(const PlanTerm<acc_t>*, int64_t extent, int64_t sampling_ratio) {
+  return sampling_ratio > 0 ? std::min(2 * sampling_ratio, extent) : extent;
+}
+template <typename acc_t>
+int64_t most_entries(const PlanSample<acc_t>*, int64_t extent, int64_t sampling_ratio) {
+  const int64_t most = 2 * (extent + 1);
+  return sampling_ratio > 0 ? std::min(sampling_ratio, most) : most;
+}
+
+/// Calls pool(first, count, plan) for parts of the RoIs, of which there is one unless plans are
+/// huge.
+template <typename Entry, typename coord_t, typename Pool>
+void for_each_plan(const LeveledRois& rois, const Levels& levels, const RoiAlignOptions& options,
+                   cudaStream_t stream, const Pool& pool) {
+  const int64_t all = rois.boxes.size(0);
+  const int64_t pooled[] = {options.pooled_height, options.pooled_width};
+  int64_t bins[2], room[2], bytes = 1;
+  for (int axis = 0; axis < 2; ++axis) {
+    const int64_t* extents = levels.extents[axis];
+    const int64_t extent = *std::max_element(extents, extents + levels.count);
+    bins[axis] = kept_bins(pooled[axis], options.bin_stride);
+    room[axis] = most_entries(static_cast<Entry*>(nullptr), extent, options.sampling_ratio);
+    bytes += bins[axis] * room[axis] * static_cast<int64_t>(sizeof(Entry));
+  }
+  const int64_t part = std::max<int64_t>(kPlanBytes / bytes, 1);
+  for (int64_t first = 0; first < all; first += part) {
+    const int64_t count = std::min(part, all - first);
+    Scratch scratch(rois.boxes);
+    const BinPlan<Entry> plan{{scratch.lists<Entry>(count, bins[0], room[0]),
+                               scratch.lists<Entry>(count, bins[1], room[1])},
+                              scratch.take<Target>(count)};
+    Levels of_part = levels;
+    if (levels.level_of != nullptr) of_part.level_of += first;
+    const auto* boxes = static_cast<const coord_t*>(rois.boxes.const_data_ptr()) + 5 * first;
+    launch(plan_bins_kernel<Entry, coord_t>, count * (bins[0] + bins[1]), kPlanThreads, stream,
+           boxes, count, of_part, options, plan);
+    pool(first, count, plan);
+  }
+}
+
+template <typename acc_t, typename coord_t>
+PixelPlan<acc_t> plan_pixels(const LeveledRois& rois, int64_t level, const Levels& levels,
+                             const RoiAlignOptions& options, Scratch& scratch,
+                             cudaStream_t stream) {
+  const int64_t count = rois.boxes.size(0), height = levels.extents[0][0];
+  STD_TORCH_CHECK(count < INT32_MAX, "roi_align: too many RoIs for CUDA");
+  const int64_t pooled[] = {options.pooled_height, options.pooled_width};
+  const auto lists_of = [&](int axis) {
+    // A pixel is beside the first and last samples of two runs of a bin, one each side of it.
+    const int64_t samples = options.sampling_ratio > 0 ? options.sampling_ratio : 4;
+    const int64_t bins = kept_bins(pooled[axis], options.bin_stride);
+    STD_TORCH_CHECK(bins <= INT32_MAX >> (options.max ? kArgmaxBits : 0),
+                    "roi_align: too many bins for the gradient on CUDA");
+    const int64_t room = bins * (options.max ? std::min<int64_t>(samples, 4) : 1);
+    return scratch.lists<PlanTerm<acc_t>>(count, levels.extents[axis][0], room);
+  };
+  const int64_t rows = levels.batch * height;
+  const PixelPlan<acc_t> plan{
+      {lists_of(0), lists_of(1)},
+      scratch.take<Reach>(count),
+      {scratch.take<int32_t>(rows * count), scratch.take<int32_t>(rows), rows, count}};
+  const auto* boxes = static_cast<const coord_t*>(rois.boxes.const_data_ptr());
+  launch(plan_pixels_kernel<acc_t, coord_t>, 2 * count, kPlanThreads, stream, boxes, count, levels,
+         level, options, plan);
+  launch(plan_rows_kernel<acc_t>, rows, kPlanThreads, stream, count, height, plan);
+  return plan;
+}
+
+// ---- The backend -------------------------------------------------------------------------------
+
 template <typename T, typename coord_t>
-void forward(const Tensor& features, const Tensor& rois, const LevelFilter& filter,
-             const RoiAlignOptions& options, const ForwardResult& result) {
-  const cudaStream_t stream = current_stream(features);
-  const auto* boxes = static_cast<const coord_t*>(rois.const_data_ptr());
-  const int64_t batch = features.size(0), height = features.size(2), width = features.size(3);
-  const Tensor& output = result.output;
-  const Shape shape{output.size(0), output.size(1), output.size(2), output.size(3)};
-  if (options.max) {
-    launch(maximum_kernel<T, coord_t>, shape.cells(), stream, const_view<T>(features), boxes, batch,
-           filter, height, width, options, shape, shape.cells(), mutable_view<T>(output),
-           mutable_view<int32_t>(result.argmax));
+void forward(const std::vector<Tensor>& features, const LeveledRois& rois,
+             const std::vector<RoiAlignOptions>& options, const ForwardResult& result) {
+  const cudaStream_t stream = current_stream(features[0]);
+  const Levels levels = levels_of(features, rois.level_of, options);
+  Maps<const T> maps{};
+  for (size_t i = 0; i < features.size(); ++i) maps.levels[i] = const_view<T>(features[i]);
+  const auto entries = [](const auto& view, int64_t first) {
+    auto part = view;
+    part.data += first * view.stride[0];
+    return part;
+  };
+  Tiling tiling(result.output);
+  const View<T> output = mutable_view<T>(result.output);
+  using acc_t = accumulate_t<T>;
+  if (options[0].max) {
+    const View<int32_t> argmax = mutable_view<int32_t>(result.argmax);
+    for_each_plan<PlanSample<acc_t>, coord_t>(
+        rois, levels, options[0], stream, [&](int64_t first, int64_t count, const auto& plan) {
+          tiling.n = count;
+          launch(maximum_kernel<T>, tiling.threads(), kThreads, stream, maps, plan, tiling,
+                 entries(output, first), entries(argmax, first));
+        });
   } else {
-    const PlanStorage<accumulate_t<T>> storage(rois, boxes, filter, batch, height, width, options,
-                                               stream);
-    launch(average_kernel<T>, shape.cells(), stream, const_view<T>(features), storage.plan, shape,
-           shape.cells(), mutable_view<T>(output));
+    for_each_plan<PlanTerm<acc_t>, coord_t>(
+        rois, levels, options[0], stream, [&](int64_t first, int64_t count, const auto& plan) {
+          tiling.n = count;
+          launch(average_kernel<T>, tiling.threads(), kThreads, stream, maps, plan, tiling,
+                 entries(output, first));
+        });
   }
 }
 
 template <typename T, typename coord_t>
-void backward(const Tensor& grad_output, const Tensor& rois, const LevelFilter& filter,
+void backward(const Tensor& grad_output, const LeveledRois& rois, int64_t level,
               const Tensor& argmax, const RoiAlignOptions& options, const Tensor& grad_features) {
   const cudaStream_t stream = current_stream(grad_output);
-  const auto* boxes = static_cast<const coord_t*>(rois.const_data_ptr());
-  const Shape shape{grad_features.size(0), grad_features.size(1), grad_features.size(2),
-                    grad_features.size(3)};
-  const PlanStorage<accumulate_t<T>> storage(rois, boxes, filter, shape.n, shape.height,
-                                             shape.width, options, stream);
+  const Tiling tiling(grad_features);
+  const View<const T> grads = const_view<T>(grad_output);
+  const View<T> out = mutable_view<T>(grad_features);
+  Scratch scratch(grad_output);
+  const auto plan = plan_pixels<accumulate_t<T>, coord_t>(
+      rois, level, levels_of({grad_features}, rois.level_of, {options}), options, scratch, stream);
   if (options.max) {
-    launch(maximum_backward_kernel<T, coord_t>, shape.cells(), stream, const_view<T>(grad_output),
-           const_view<int32_t>(argmax), boxes, storage.plan, options, shape, shape.cells(),
-           mutable_view<T>(grad_features));
+    launch(maximum_backward_kernel<T>, tiling.threads(), kThreads, stream, grads,
+           const_view<int32_t>(argmax), plan, tiling, out);
   } else {
-    launch(average_backward_kernel<T>, shape.cells(), stream, const_view<T>(grad_output),
-           storage.plan, shape, shape.cells(), mutable_view<T>(grad_features));
+    launch(average_backward_kernel<T>, tiling.threads(), kThreads, stream, grads, plan, tiling,
+           out);
   }
 }
 
-// ---- The ops -----------------------------------------------------------------------------------
-
-void forward_any(const Tensor& features, const Tensor& boxes, const LevelFilter& filter,
-                 const RoiAlignOptions& options, const ForwardResult& result) {
-  dispatch_maps(features, [&](auto zero) {
-    using scalar_t = decltype(zero);
+/// Calls use(T{}, coord_t{}) for the type of the maps and that of coordinates.
+template <typename Use>
+void dispatch(const Tensor& maps, const Tensor& boxes, const Use& use) {
+  dispatch_maps(maps, [&](auto zero) {
     if (boxes.scalar_type() == ScalarType::Double) {
-      forward<scalar_t, double>(features, boxes, filter, options, result);
-    } else if constexpr (!std::is_same_v<scalar_t, double>) {
-      forward<scalar_t, float>(features, boxes, filter, options, result);
+      use(zero, double{});
+    } else if constexpr (!std::is_same_v<decltype(zero), double>) {
+      use(zero, float{});
     }
   });
 }
 
-std::tuple<Tensor, Tensor> roi_align_cuda(const Tensor& features, const Tensor& rois,
-                                          int64_t pooled_height, int64_t pooled_width,
-                                          double spatial_scale, int64_t sampling_ratio,
-                                          bool aligned, const std::string& mode,
-                                          int64_t bin_stride) {
-  const RoiAlignOptions options = parse_options(pooled_height, pooled_width, spatial_scale,
-                                                sampling_ratio, aligned, mode, bin_stride);
-  check_maps(features, "features");
-  const torch::stable::accelerator::DeviceGuard guard(features.get_device_index());
-  const Tensor boxes = prepare_rois(rois, features);
-  const ForwardResult result = empty_result(features, boxes, options);
-  forward_any(features, boxes, {}, options, result);
-  return {result.output, result.argmax};
-}
-
-std::tuple<Tensor, Tensor> roi_align_levels_cuda(std::vector<Tensor> features, const Tensor& rois,
-                                                 const Tensor& levels, int64_t pooled_height,
-                                                 int64_t pooled_width,
-                                                 std::vector<double> spatial_scales,
-                                                 int64_t sampling_ratio, bool aligned,
-                                                 const std::string& mode, int64_t bin_stride) {
-  check_pyramid(features, spatial_scales);
-  const torch::stable::accelerator::DeviceGuard guard(features[0].get_device_index());
-  const Tensor boxes = prepare_rois(rois, features[0]);
-  check_levels(levels, boxes);
-  const auto* level_of = static_cast<const int64_t*>(levels.const_data_ptr());
-  const auto count = static_cast<int64_t>(features.size());
-  const auto options_of = [&](double scale) {
-    return parse_options(pooled_height, pooled_width, scale, sampling_ratio, aligned, mode,
-                         bin_stride);
+/// What roi_align_ops.h asks of a device.
+struct Cuda {
+  struct Guard {
+    torch::stable::accelerator::DeviceGuard guard;
+    explicit Guard(const Tensor& t) : guard(t.get_device_index()) {}
   };
-  const ForwardResult result = empty_result(features[0], boxes, options_of(spatial_scales[0]));
-  for (int64_t level = 0; level < count; ++level) {
-    forward_any(features[level], boxes, {level_of, level, count}, options_of(spatial_scales[level]),
-                result);
+
+  static Tensor empty_maps(const Tensor& like, ScalarType type, int64_t n, int64_t c, int64_t h,
+                           int64_t w) {
+    return mrcnn_plugin::empty_maps(like, type, n, c, h, w);
   }
-  return {result.output, result.argmax};
-}
 
-Tensor backward_any(const Tensor& grad_output, const Tensor& boxes, const LevelFilter& filter,
-                    const Tensor& argmax, int64_t batch, int64_t channels, int64_t height,
-                    int64_t width, const RoiAlignOptions& options) {
-  check_backward(grad_output, boxes, argmax, channels, options);
-  const Tensor grad_features =
-      empty_maps(grad_output, grad_output.scalar_type(), batch, channels, height, width);
-  dispatch_maps(grad_output, [&](auto zero) {
-    using scalar_t = decltype(zero);
-    if (boxes.scalar_type() == ScalarType::Double) {
-      backward<scalar_t, double>(grad_output, boxes, filter, argmax, options, grad_features);
-    } else if constexpr (!std::is_same_v<scalar_t, double>) {
-      backward<scalar_t, float>(grad_output, boxes, filter, argmax, options, grad_features);
-    }
-  });
-  return grad_features;
-}
+  /// To look would be to wait for the device: such a RoI is zero instead.
+  static void check_level_of(const int64_t*, int64_t, int64_t) {}
 
-Tensor roi_align_backward_cuda(const Tensor& grad_output, const Tensor& rois, const Tensor& argmax,
-                               int64_t batch, int64_t channels, int64_t height, int64_t width,
-                               int64_t pooled_height, int64_t pooled_width, double spatial_scale,
-                               int64_t sampling_ratio, bool aligned, const std::string& mode,
-                               int64_t bin_stride) {
-  const RoiAlignOptions options = parse_options(pooled_height, pooled_width, spatial_scale,
-                                                sampling_ratio, aligned, mode, bin_stride);
-  check_maps(grad_output, "grad_output");
-  const torch::stable::accelerator::DeviceGuard guard(grad_output.get_device_index());
-  const Tensor boxes = prepare_rois(rois, grad_output);
-  return backward_any(grad_output, boxes, {}, argmax, batch, channels, height, width, options);
-}
+  static void forward(const std::vector<Tensor>& features, const LeveledRois& rois,
+                      const std::vector<RoiAlignOptions>& options, const ForwardResult& result) {
+    dispatch(features[0], rois.boxes, [&](auto zero, auto coordinate) {
+      mrcnn_plugin::forward<decltype(zero), decltype(coordinate)>(features, rois, options, result);
+    });
+  }
 
-Tensor roi_align_levels_backward_cuda(const Tensor& grad_output, const Tensor& rois,
-                                      const Tensor& levels, int64_t level, const Tensor& argmax,
-                                      int64_t batch, int64_t channels, int64_t height,
-                                      int64_t width, int64_t pooled_height, int64_t pooled_width,
-                                      double spatial_scale, int64_t sampling_ratio, bool aligned,
-                                      const std::string& mode, int64_t bin_stride) {
-  const RoiAlignOptions options = parse_options(pooled_height, pooled_width, spatial_scale,
-                                                sampling_ratio, aligned, mode, bin_stride);
-  check_maps(grad_output, "grad_output");
-  const torch::stable::accelerator::DeviceGuard guard(grad_output.get_device_index());
-  const Tensor boxes = prepare_rois(rois, grad_output);
-  check_levels(levels, boxes);
-  const auto* level_of = static_cast<const int64_t*>(levels.const_data_ptr());
-  return backward_any(grad_output, boxes, {level_of, level, level + 1}, argmax, batch, channels,
-                      height, width, options);
-}
+  static void backward(const Tensor& grad_output, const LeveledRois& rois, int64_t level,
+                       const Tensor& argmax, const RoiAlignOptions& options,
+                       const Tensor& grad_features) {
+    dispatch(grad_output, rois.boxes, [&](auto zero, auto coordinate) {
+      mrcnn_plugin::backward<decltype(zero), decltype(coordinate)>(grad_output, rois, level, argmax,
+                                                                   options, grad_features);
+    });
+  }
+};
 
 }  // namespace
 }  // namespace mrcnn_plugin
 
 STABLE_TORCH_LIBRARY_IMPL(mrcnn_plugin, CUDA, m) {
-  m.impl("roi_align", TORCH_BOX(&mrcnn_plugin::roi_align_cuda));
-  m.impl("roi_align_backward", TORCH_BOX(&mrcnn_plugin::roi_align_backward_cuda));
-  m.impl("roi_align_levels", TORCH_BOX(&mrcnn_plugin::roi_align_levels_cuda));
-  m.impl("roi_align_levels_backward", TORCH_BOX(&mrcnn_plugin::roi_align_levels_backward_cuda));
+  mrcnn_plugin::register_roi_align<mrcnn_plugin::Cuda>(m);
 }

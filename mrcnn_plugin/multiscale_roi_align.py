@@ -69,7 +69,7 @@ def multiscale_roi_align(
     """`roi_align` of every RoI on its level of a feature pyramid.
 
     Args:
-        features: maps (N, C, H_l, W_l) of one dtype, the finest first.
+        features: maps (N, C, H_l, W_l) of one dtype, the finest first; on CUDA at most 8.
         rois: (R, 5) or N of (R_i, 4), as for `roi_align`. Boxes get no gradient.
         output_size, sampling_ratio, aligned, mode, bin_stride: as for `roi_align`.
         spatial_scales: feature-map pixels for one input-image pixel, of each map: successive powers

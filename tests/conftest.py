@@ -7,15 +7,25 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from builders import ROOT, forget, load_cfg
-from detectron2.data.datasets import register_coco_instances
 
-from mrcnn_plugin.data import make_shapes
+# The CUDA kernels compiled for CPU tensors, in place of the package's library: see
+# test_roi_align_emulation.py.
+EMULATION = os.environ.get("MRCNN_TEST_LIBRARY")
+if EMULATION:
+    load_library = torch.ops.load_library
+    torch.ops.load_library = lambda path: load_library(
+        EMULATION if Path(path).parent.name == "mrcnn_plugin" else path
+    )
+
+from builders import ROOT, forget, load_cfg  # noqa: E402
+from detectron2.data.datasets import register_coco_instances  # noqa: E402
+
+from mrcnn_plugin.data import make_shapes  # noqa: E402
 
 
 def pytest_runtest_setup(item):
     """`gpu` tests skip where there is no card; they fail there when REQUIRE_GPU=1 demands one."""
-    if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+    if item.get_closest_marker("gpu") and not torch.cuda.is_available() and not EMULATION:
         if os.environ.get("REQUIRE_GPU") == "1":
             pytest.fail("REQUIRE_GPU=1, but torch sees no CUDA device")
         pytest.skip("needs a CUDA device")
@@ -26,6 +36,12 @@ def seeded():
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def device():
+    """Where the CUDA kernels are: the card, or the CPU where they are emulated."""
+    return "cpu" if EMULATION else "cuda"
 
 
 @pytest.fixture

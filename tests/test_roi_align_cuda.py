@@ -1,4 +1,7 @@
-"""RoIAlign on CUDA gives what it gives on the CPU, where the definition is tested."""
+"""RoIAlign on CUDA gives what it gives on the CPU, where the definition is tested.
+
+What `device` runs on is also run without a card: see test_roi_align_emulation.py.
+"""
 
 import pytest
 import torch
@@ -48,16 +51,17 @@ def test_equals_cpu(mode, aligned, sampling_ratio, bin_stride, dtype, tolerance)
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_deterministic(mode):
-    features, rois = make_features(64, dtype=torch.float32).cuda(), all_rois(torch.float32).cuda()
+def test_deterministic(mode, device):
+    features = make_features(64, dtype=torch.float32).to(device)
+    rois = all_rois(torch.float32).to(device)
     first = gradient(roi_align, features, rois, 7, SCALE, mode=mode)
     for _ in range(5):
         assert torch.equal(gradient(roi_align, features, rois, 7, SCALE, mode=mode), first)
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_any_layout(mode):
-    features, rois = make_features(40).cuda(), make_rois().cuda()
+def test_any_layout(mode, device):
+    features, rois = make_features(40).to(device), make_rois().to(device)
     expected = roi_align(features, rois, 3, SCALE, mode=mode)
     laid_out = features.to(memory_format=torch.channels_last)
     output = roi_align(laid_out, rois, 3, SCALE, mode=mode)
@@ -69,9 +73,10 @@ def test_any_layout(mode):
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("index", [-1.0, 2.0, 1e6, 3e38, 0.7, float("nan"), float("inf")])
-def test_roi_of_no_image_is_zero_and_alone(mode, index):
-    features, rois = make_features(dtype=torch.float32).cuda(), make_rois(torch.float32).cuda()
-    keep = torch.arange(len(rois), device="cuda") != 3
+def test_roi_of_no_image_is_zero_and_alone(mode, index, device):
+    features = make_features(dtype=torch.float32).to(device)
+    rois = make_rois(torch.float32).to(device)
+    keep = torch.arange(len(rois), device=device) != 3
     wrong = rois.clone()
     wrong[3, 0] = index
     output = roi_align(features, wrong, 3, SCALE, mode=mode)
@@ -82,6 +87,52 @@ def test_roi_of_no_image_is_zero_and_alone(mode, index):
         gradient(roi_align, features, wrong, 3, SCALE, mode=mode, grad=grad),
         gradient(roi_align, features, rois[keep], 3, SCALE, mode=mode, grad=grad[keep]),
     )
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("level", [-1, 2, 2**40])
+def test_roi_of_no_level_is_zero_and_alone(mode, level, device):
+    """As of no image; torch.ops alone can ask for it."""
+    op = torch.ops.mrcnn_plugin
+    features = [make_features(9).to(device), make_features(9, seed=1)[:, :, :5, :7].to(device)]
+    rois, options = make_rois().to(device), (0, True, mode, 1)
+    levels = torch.arange(len(rois), device=device) % 2
+    expected, _ = op.roi_align_levels(features, rois, levels, 3, 3, (0.5, 0.25), *options)
+    wrong, keep = levels.clone(), torch.arange(len(rois), device=device) != 3
+    wrong[3] = level
+    output, argmax = op.roi_align_levels(features, rois, wrong, 3, 3, (0.5, 0.25), *options)
+    assert not output[3].any() and torch.equal(output[keep], expected[keep])
+    if mode == "max":
+        assert (argmax[3] == -1).all()
+    for i, (maps, scale) in enumerate(zip(features, (0.5, 0.25))):
+        backward = lambda grad, rois, levels, argmax, i=i, maps=maps, scale=scale: (  # noqa: E731
+            op.roi_align_levels_backward(
+                grad, rois, levels, i, argmax, *maps.shape, 3, 3, scale, *options
+            )
+        )
+        some = argmax[keep] if mode == "max" else argmax
+        alone = backward(output[keep], rois[keep], levels[keep], some)
+        assert torch.equal(backward(torch.ones_like(output) * output, rois, wrong, argmax), alone)
+
+
+def test_more_levels_than_a_launch_takes_are_refused(device):
+    maps = [torch.ones(1, 1, 2, 2, device=device)] * 9
+    levels = torch.zeros(1, dtype=torch.int64, device=device)
+    rois = torch.tensor([[0.0, 0.0, 0.0, 2.0, 2.0]], device=device)
+    with pytest.raises(RuntimeError, match="at most 8 maps on CUDA, got 9"):
+        torch.ops.mrcnn_plugin.roi_align_levels(
+            maps, rois, levels, 1, 1, [1.0] * 9, 0, True, "avg", 1
+        )
+
+
+@pytest.mark.parametrize("value", [-(2**31), -2, 2**15, 2**31 - 1])
+def test_any_argmax_is_survived(value, device):
+    features, rois = make_features(9).to(device), make_rois().to(device)
+    options = (3, 3, SCALE, 0, True, "max", 1)
+    output, argmax = torch.ops.mrcnn_plugin.roi_align(features, rois, *options)
+    wrong = torch.full_like(argmax, value)
+    grad = torch.ops.mrcnn_plugin.roi_align_backward(output, rois, wrong, *features.shape, *options)
+    assert grad.isfinite().all()
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -97,9 +148,9 @@ def test_hostile_boxes(mode, value):
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("shape", [(0, 3, 8, 9), (2, 0, 8, 9), (2, 3, 0, 9), (2, 3, 8, 0)])
-def test_empty_inputs(mode, shape):
-    rois = make_rois(torch.float32)[: 2 if shape[0] else 0].cuda()
-    features = torch.ones(shape, device="cuda", requires_grad=True)
+def test_empty_inputs(mode, shape, device):
+    rois = make_rois(torch.float32)[: 2 if shape[0] else 0].to(device)
+    features = torch.ones(shape, device=device, requires_grad=True)
     output = roi_align(features, rois, 3, mode=mode)
     output.sum().backward()
     assert output.shape == (len(rois), shape[1], 3, 3)
