@@ -4,75 +4,20 @@
 // weighs (see roi_align_geometry.h). Then every thread owns what it writes, a few channels of one
 // bin forward and of one pixel backward, and gathers. The backward visits the RoIs in order and
 // needs no atomics, so it is deterministic. Nothing waits for the device.
-#include <cuda_runtime.h>
-#include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/stable/accelerator.h>
-#include <torch/csrc/stable/c/shim.h>
-
-// The library must also load into a torch without CUDA, which lacks these three symbols.
-#pragma weak aoti_torch_get_current_cuda_stream
-#pragma weak torch_c10_cuda_check_msg
-#pragma weak torch_c10_cuda_free_error_msg
-
-#include <torch/csrc/stable/macros.h>
 
 #include <algorithm>
 
 #include "roi_align_cuda_average.cuh"
+#include "roi_align_cuda_launch.cuh"
 #include "roi_align_cuda_maximum.cuh"
 #include "roi_align_ops.h"
 
 namespace mrcnn_plugin {
 namespace {
 
-constexpr int kThreads = 128, kPlanThreads = 64;    // in a block; plans have few threads, long ones
+constexpr int kThreads = 128, kPlanThreads = 64;    // in a block; a plan's take long
 constexpr int64_t kPlanBytes = int64_t{256} << 20;  // a larger plan of a forward is made in parts
-
-// ---- Launches and memory -----------------------------------------------------------------------
-
-cudaStream_t current_stream(const Tensor& t) {
-  void* stream = nullptr;
-  TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(t.get_device_index(), &stream));
-  return static_cast<cudaStream_t>(stream);
-}
-
-// cudaLaunchKernelEx, not <<<...>>>: any C++ compiler can read this file, and the tests run its
-// kernels on the CPU (tests/cuda_emulation).
-template <typename... Params, typename... Args>
-void launch(void (*kernel)(Params...), int64_t threads, int block, cudaStream_t stream,
-            const Args&... args) {
-  if (threads == 0) return;
-  const int64_t blocks = (threads + block - 1) / block;
-  STD_TORCH_CHECK(blocks <= INT32_MAX, "roi_align: too many elements for one CUDA launch");
-  cudaLaunchConfig_t config{};
-  config.gridDim = dim3(static_cast<unsigned>(blocks));
-  config.blockDim = dim3(static_cast<unsigned>(block));
-  config.stream = stream;
-  STD_CUDA_CHECK(cudaLaunchKernelEx(&config, kernel, args...));
-}
-
-/// Memory for kernels of the current stream. It may be freed once they are launched: torch hands it
-/// out again in the order of the stream.
-class Scratch {
- public:
-  explicit Scratch(const Tensor& like) : like_(like) {}
-
-  template <typename T>
-  T* take(int64_t count) {
-    const auto bytes = count * static_cast<int64_t>(sizeof(T));
-    held_.push_back(torch::stable::new_empty(like_, {bytes}, ScalarType::Byte));
-    return static_cast<T*>(held_.back().mutable_data_ptr());
-  }
-
-  template <typename Entry>
-  Lists<Entry> lists(int64_t rois, int64_t lists, int64_t room) {
-    return {take<Entry>(rois * lists * room), take<int32_t>(rois * lists), lists, room};
-  }
-
- private:
-  const Tensor& like_;
-  std::vector<Tensor> held_;
-};
 
 // ---- Plans -------------------------------------------------------------------------------------
 
@@ -81,7 +26,7 @@ Levels levels_of(const std::vector<Tensor>& features, const int64_t* level_of,
   const auto count = static_cast<int64_t>(features.size());
   STD_TORCH_CHECK(count <= kMostLevels, "roi_align_levels: at most ", kMostLevels,
                   " maps on CUDA, got ", count);
-  Levels levels{level_of, count, features[0].size(0), {}, {}};
+  Levels levels{level_of, 0, count, features[0].size(0), {}, {}};
   for (int64_t i = 0; i < count; ++i) {
     for (int axis = 0; axis < 2; ++axis) levels.extents[axis][i] = features[i].size(2 + axis);
     levels.scales[i] = options[i].spatial_scale;
@@ -102,62 +47,87 @@ int64_t most_entries(const PlanSample<acc_t>*, int64_t extent, int64_t sampling_
   return sampling_ratio > 0 ? std::min(sampling_ratio, most) : most;
 }
 
+/// How many bins an axis has, and how many entries the list of one may need.
+template <typename Entry>
+struct BinRoom {
+  int64_t bins[2], room[2];
+
+  BinRoom(const Levels& levels, const RoiAlignOptions& options) {
+    const int64_t pooled[] = {options.pooled_height, options.pooled_width};
+    for (int axis = 0; axis < 2; ++axis) {
+      const int64_t* extents = levels.extents[axis];
+      const int64_t extent = *std::max_element(extents, extents + levels.count);
+      bins[axis] = kept_bins(pooled[axis], options.bin_stride);
+      room[axis] = most_entries(static_cast<Entry*>(nullptr), extent, options.sampling_ratio);
+    }
+  }
+  int64_t bytes() const {
+    return (bins[0] * room[0] + bins[1] * room[1]) * static_cast<int64_t>(sizeof(Entry));
+  }
+};
+
+/// The plan of the RoIs [first, first + count).
+template <typename Entry, typename coord_t>
+BinPlan<Entry> plan_bins(const Tensor& boxes, int64_t first, int64_t count, Levels levels,
+                         const RoiAlignOptions& options, Scratch& scratch, cudaStream_t stream) {
+  const BinRoom<Entry> of(levels, options);
+  const BinPlan<Entry> plan{{scratch.lists<Entry>(count, of.bins[0], of.room[0]),
+                             scratch.lists<Entry>(count, of.bins[1], of.room[1])},
+                            scratch.take<Target>(count)};
+  if (levels.level_of != nullptr) levels.level_of += first;
+  launch(plan_bins_kernel<Entry, coord_t>, count * (of.bins[0] + of.bins[1]), kPlanThreads, stream,
+         static_cast<const coord_t*>(boxes.const_data_ptr()) + 5 * first, count, levels, options,
+         plan);
+  return plan;
+}
+
 /// Calls pool(first, count, plan) for parts of the RoIs, of which there is one unless plans are
 /// huge.
 template <typename Entry, typename coord_t, typename Pool>
 void for_each_plan(const LeveledRois& rois, const Levels& levels, const RoiAlignOptions& options,
                    cudaStream_t stream, const Pool& pool) {
   const int64_t all = rois.boxes.size(0);
-  const int64_t pooled[] = {options.pooled_height, options.pooled_width};
-  int64_t bins[2], room[2], bytes = 1;
-  for (int axis = 0; axis < 2; ++axis) {
-    const int64_t* extents = levels.extents[axis];
-    const int64_t extent = *std::max_element(extents, extents + levels.count);
-    bins[axis] = kept_bins(pooled[axis], options.bin_stride);
-    room[axis] = most_entries(static_cast<Entry*>(nullptr), extent, options.sampling_ratio);
-    bytes += bins[axis] * room[axis] * static_cast<int64_t>(sizeof(Entry));
-  }
+  const int64_t bytes = 1 + BinRoom<Entry>(levels, options).bytes();
   const int64_t part = std::max<int64_t>(kPlanBytes / bytes, 1);
   for (int64_t first = 0; first < all; first += part) {
     const int64_t count = std::min(part, all - first);
     Scratch scratch(rois.boxes);
-    const BinPlan<Entry> plan{{scratch.lists<Entry>(count, bins[0], room[0]),
-                               scratch.lists<Entry>(count, bins[1], room[1])},
-                              scratch.take<Target>(count)};
-    Levels of_part = levels;
-    if (levels.level_of != nullptr) of_part.level_of += first;
-    const auto* boxes = static_cast<const coord_t*>(rois.boxes.const_data_ptr()) + 5 * first;
-    launch(plan_bins_kernel<Entry, coord_t>, count * (bins[0] + bins[1]), kPlanThreads, stream,
-           boxes, count, of_part, options, plan);
-    pool(first, count, plan);
+    pool(first, count,
+         plan_bins<Entry, coord_t>(rois.boxes, first, count, levels, options, scratch, stream));
   }
 }
 
-template <typename acc_t, typename coord_t>
-PixelPlan<acc_t> plan_pixels(const LeveledRois& rois, int64_t level, const Levels& levels,
+/// Room for the lists of the pixels of one axis.
+template <typename acc_t>
+Lists<PlanTerm<acc_t>> pixel_lists(int64_t rois, int64_t extent, int64_t pooled,
+                                   const RoiAlignOptions& options, Scratch& scratch) {
+  const int64_t bins = kept_bins(pooled, options.bin_stride);
+  STD_TORCH_CHECK(bins <= INT32_MAX >> (options.max ? kArgmaxBits : 0),
+                  "roi_align: too many bins for the gradient on CUDA");
+  // A pixel is beside the first and last samples of two runs of a bin, one each side of it.
+  const int64_t samples = options.sampling_ratio > 0 ? options.sampling_ratio : 4;
+  return scratch.lists<PlanTerm<acc_t>>(rois, extent,
+                                        bins * (options.max ? std::min<int64_t>(samples, 4) : 1));
+}
+
+template <typename Entry, typename acc_t, typename coord_t>
+PixelPlan<acc_t> plan_pixels(const LeveledRois& rois, const Levels& levels,
                              const RoiAlignOptions& options, Scratch& scratch,
                              cudaStream_t stream) {
   const int64_t count = rois.boxes.size(0), height = levels.extents[0][0];
-  STD_TORCH_CHECK(count < INT32_MAX, "roi_align: too many RoIs for CUDA");
-  const int64_t pooled[] = {options.pooled_height, options.pooled_width};
-  const auto lists_of = [&](int axis) {
-    // A pixel is beside the first and last samples of two runs of a bin, one each side of it.
-    const int64_t samples = options.sampling_ratio > 0 ? options.sampling_ratio : 4;
-    const int64_t bins = kept_bins(pooled[axis], options.bin_stride);
-    STD_TORCH_CHECK(bins <= INT32_MAX >> (options.max ? kArgmaxBits : 0),
-                    "roi_align: too many bins for the gradient on CUDA");
-    const int64_t room = bins * (options.max ? std::min<int64_t>(samples, 4) : 1);
-    return scratch.lists<PlanTerm<acc_t>>(count, levels.extents[axis][0], room);
-  };
-  const int64_t rows = levels.batch * height;
+  const int64_t width = levels.extents[1][0], rows = levels.batch * height;
+  const int64_t words = (count + kMaskBits - 1) / kMaskBits;
   const PixelPlan<acc_t> plan{
-      {lists_of(0), lists_of(1)},
-      scratch.take<Reach>(count),
-      {scratch.take<int32_t>(rows * count), scratch.take<int32_t>(rows), rows, count}};
-  const auto* boxes = static_cast<const coord_t*>(rois.boxes.const_data_ptr());
-  launch(plan_pixels_kernel<acc_t, coord_t>, 2 * count, kPlanThreads, stream, boxes, count, levels,
-         level, options, plan);
-  launch(plan_rows_kernel<acc_t>, rows, kPlanThreads, stream, count, height, plan);
+      {pixel_lists<acc_t>(count, height, options.pooled_height, options, scratch),
+       pixel_lists<acc_t>(count, width, options.pooled_width, options, scratch)},
+      scratch.take<uint32_t>(rows * words),
+      words};
+  const BinPlan<Entry> bins =
+      plan_bins<Entry, coord_t>(rois.boxes, 0, count, levels, options, scratch, stream);
+  launch(plan_pixels_kernel<Entry, acc_t>, count * (height + width), kPlanThreads, stream, count,
+         bins, plan);
+  launch(plan_rows_kernel<acc_t>, rows * words, kPlanThreads, stream, count, rows, bins.targets,
+         plan);
   return plan;
 }
 
@@ -203,13 +173,18 @@ void backward(const Tensor& grad_output, const LeveledRois& rois, int64_t level,
   const Tiling tiling(grad_features);
   const View<const T> grads = const_view<T>(grad_output);
   const View<T> out = mutable_view<T>(grad_features);
+  Levels levels = levels_of({grad_features}, rois.level_of, {options});
+  levels.first = level;
   Scratch scratch(grad_output);
-  const auto plan = plan_pixels<accumulate_t<T>, coord_t>(
-      rois, level, levels_of({grad_features}, rois.level_of, {options}), options, scratch, stream);
+  using acc_t = accumulate_t<T>;
   if (options.max) {
+    const auto plan =
+        plan_pixels<PlanSample<acc_t>, acc_t, coord_t>(rois, levels, options, scratch, stream);
     launch(maximum_backward_kernel<T>, tiling.threads(), kThreads, stream, grads,
            const_view<int32_t>(argmax), plan, tiling, out);
   } else {
+    const auto plan =
+        plan_pixels<PlanTerm<acc_t>, acc_t, coord_t>(rois, levels, options, scratch, stream);
     launch(average_backward_kernel<T>, tiling.threads(), kThreads, stream, grads, plan, tiling,
            out);
   }

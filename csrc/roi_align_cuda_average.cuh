@@ -52,7 +52,7 @@ __global__ void average_backward_kernel(View<const T> grad_output, PixelPlan<acc
   const Cell cell(thread, tiling);
   const Channels<const T> grads(grad_output, cell);
   acc_t sum[kChannels] = {};
-  plan.each_roi(cell.n * tiling.height + cell.y, cell.x, [&](int32_t r) {
+  plan.each_roi(cell.n * tiling.height + cell.y, [&](int64_t r) {
     const auto y = plan.axes[0].list(r, cell.y), x = plan.axes[1].list(r, cell.x);
     add_weighted(y, x, grads, r, sum);
   });

@@ -18,14 +18,15 @@ struct Target {
 
 /// The maps of a call, and to which of them a RoI belongs.
 struct Levels {
-  const int64_t* level_of;  // (R), or null: all RoIs are on level 0
+  const int64_t* level_of;  // (R), or null: all RoIs are on the first map
+  int64_t first;            // what level_of calls the first map
   int64_t count, batch;
   int64_t extents[2][kMostLevels];  // axis 0 is y, 1 is x
   double scales[kMostLevels];
 
   template <typename coord_t>
   __device__ Target target(const coord_t* boxes, int64_t r) const {
-    const int64_t level = level_of == nullptr ? 0 : level_of[r];
+    const int64_t level = level_of == nullptr ? 0 : level_of[r] - first;
     if (level < 0 || level >= count) return {-1, 0};
     return {static_cast<int32_t>(image_of(boxes[5 * r], batch)), static_cast<int32_t>(level)};
   }
