@@ -6,7 +6,7 @@
 Everything goes through the same trainer, evaluator and config keys as `train_net.py`.
 """
 
-import sys
+import argparse
 import time
 from pathlib import Path
 
@@ -24,7 +24,8 @@ from mrcnn_plugin.data import register_datasets
 from mrcnn_plugin.engine import MRCNNTrainer, start_logging
 from mrcnn_plugin.evaluation import draw_comparison, save_run_picture
 
-CONFIG = Path(__file__).resolve().parents[1] / "configs/mask_rcnn_shapes_C4.yaml"
+ROOT = Path(__file__).resolve().parents[1]
+CONFIG = ROOT / "configs/mask_rcnn_shapes_C4.yaml"
 NUM_DRAWN = 8
 
 
@@ -36,11 +37,19 @@ class DemoTrainer(MRCNNTrainer):
         return build_model(cfg)
 
 
-def setup(overrides):
+def setup():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "overrides", nargs="*", metavar="KEY VALUE", help=f"of {CONFIG.relative_to(ROOT)}"
+    )
+    overrides = parser.parse_args().overrides
     cfg = get_cfg()
     add_mrcnn_config(cfg)
     cfg.merge_from_file(str(CONFIG))
-    cfg.merge_from_list(overrides)
+    try:
+        cfg.merge_from_list(overrides)
+    except (AssertionError, KeyError, ValueError) as error:
+        parser.error(str(error))
     cfg.freeze()
     start_logging(cfg.OUTPUT_DIR)
     setup_logger(cfg.OUTPUT_DIR)
@@ -65,7 +74,7 @@ def predict_and_draw(cfg, path, title):
 
 def main():
     started = time.time()
-    cfg = setup(sys.argv[1:])
+    cfg = setup()
     output = Path(cfg.OUTPUT_DIR)
     (output / "metrics.json").unlink(missing_ok=True)  # JSONWriter appends
     (output / "config.yaml").write_text(cfg.dump())
