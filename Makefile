@@ -1,5 +1,6 @@
 # `make demo` and `make test` bring everything they need; see tools/setup.py.
 PYTHON ?= python3
+NATIVE = csrc/* tests/*.cpp
 
 .PHONY: demo test test-all setup lint format clean
 
@@ -19,12 +20,12 @@ setup:   ## .venv with torch, detectron2 and the compiled op; seconds when it is
 lint: setup
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
-	.venv/bin/clang-format --dry-run --Werror csrc/*
+	.venv/bin/clang-format --dry-run --Werror $(NATIVE)
 
 format: setup
 	.venv/bin/ruff check --fix .
 	.venv/bin/ruff format .
-	.venv/bin/clang-format -i csrc/*
+	.venv/bin/clang-format -i $(NATIVE)
 
 clean:
 	rm -rf .venv build mrcnn_plugin/*.so *.egg-info
