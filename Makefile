@@ -1,6 +1,6 @@
 # `make demo` and `make test` bring everything they need; see tools/setup.py.
 PYTHON ?= python3
-NATIVE = csrc/* $(shell find tests/cuda_emulation -type f)
+NATIVE = csrc/* tests/*.cpp $(shell find tests/cuda_emulation -type f)
 
 .PHONY: demo test test-all setup lint format clean
 

@@ -212,6 +212,7 @@ struct Backward {
 template <typename T, typename Entry>
 void backward(const Tensor& grad_output, const Tensor& argmax, Plan<Entry>& plan,
               const Tensor& grad_features) {
+  if (grad_features.numel() == 0) return;  // it has no memory either
   const Window map{0, 0, grad_features.size(2), grad_features.size(3)};
   const Window bins{0, 0, grad_output.size(2), grad_output.size(3)};
   if (!grad_features.is_contiguous()) {

@@ -75,7 +75,8 @@ def test_equals_detectron2(sampling_ratio, aligned, levels):
     pooler = ROIPooler(7, scales, sampling_ratio, "ROIAlignV2" if aligned else "ROIAlign")
     theirs = lambda features, boxes: pooler(features, [Boxes(b) for b in boxes])  # noqa: E731
     ours = MultiScaleRoIAlign(7, scales, sampling_ratio, aligned=aligned)
-    torch.testing.assert_close(ours(features, boxes), theirs(features, boxes), atol=1e-5, rtol=0)
+    # torchvision fuses multiplications and additions of coordinates on some processors (arm64).
+    torch.testing.assert_close(ours(features, boxes), theirs(features, boxes), atol=5e-5, rtol=0)
     for mine, expected in zip(gradients(ours, features, boxes), gradients(theirs, features, boxes)):
         torch.testing.assert_close(mine, expected, atol=1e-4, rtol=1e-4)
 
