@@ -32,6 +32,7 @@ from mrcnn_plugin.engine import (
     check_data,
     check_inputs,
     fit_learning_rate,
+    merge_config,
     preflight_message,
     start_logging,
     use_available_device,
@@ -44,9 +45,9 @@ def setup(args):
     """Config file plus `KEY VALUE` overrides, checked and frozen; logging started."""
     cfg = get_cfg()
     add_mrcnn_config(cfg)
-    cfg.merge_from_file(args.config_file)
+    merge_config(cfg, file=args.config_file)
     reference = LearningRate.of(cfg)
-    cfg.merge_from_list(args.opts)
+    merge_config(cfg, opts=args.opts)
     start_logging(cfg.OUTPUT_DIR)
     if not args.eval_only:
         fit_learning_rate(cfg, reference, scale=args.auto_scale_lr)

@@ -10,11 +10,13 @@ import sys
 import pytest
 import torch
 from builders import CONFIGS, ROOT, forget, load_cfg, read_metrics, train
+from detectron2.config import get_cfg
 from detectron2.data import MetadataCatalog
 from detectron2.utils.events import EventStorage
 
+from mrcnn_plugin import add_mrcnn_config
 from mrcnn_plugin.data import make_shapes, register_datasets
-from mrcnn_plugin.engine import MRCNNTrainer, PreflightError, check_inputs
+from mrcnn_plugin.engine import MRCNNTrainer, PreflightError, check_inputs, merge_config
 
 TRAINED = (
     *("model_final.pth", "last_checkpoint", "metrics.json", "config.yaml", "log.txt"),
@@ -93,6 +95,43 @@ def test_a_missing_data_set_is_one_sentence(tmp_path):
     assert done.returncode != 0 and "Traceback" not in done.stdout
     assert "data set 'coco_2017_train'" in last and "DETECTRON2_DATASETS" in last
     assert "running on the CPU" in done.stdout  # the config says cuda
+
+
+@pytest.mark.parametrize(
+    "file, opts, message",
+    [
+        ("", (), "no --config-file is given: Config file '' does not exist"),
+        ("nope.yaml", (), "nope.yaml: .*does not exist"),
+        (
+            CONFIGS / "mask_rcnn_R50_C4.yaml",
+            ("SOLVER.MAXITER", "3"),
+            r"did you mean SOLVER.MAX_ITER\b",
+        ),
+        (
+            CONFIGS / "mask_rcnn_R50_C4.yaml",
+            ("SOLVER.MAX_ITER", "x"),
+            "'int'.* vs. .*'str'",
+        ),
+        (CONFIGS / "mask_rcnn_R50_C4.yaml", ("SOLVER.MAX_ITER",), "must be a list of pairs"),
+    ],
+)
+def test_a_config_that_cannot_be_read_is_one_sentence(file, opts, message):
+    cfg = get_cfg()
+    add_mrcnn_config(cfg)
+    with pytest.raises(PreflightError, match=message):
+        merge_config(cfg, file=str(file))
+        merge_config(cfg, opts=opts)
+
+
+def test_an_unknown_key_of_a_file_names_the_nearest(tmp_path):
+    (tmp_path / "typo.yaml").write_text("MODEL:\n  MRCNN:\n    RPN_LAMDA: 10.0\n")
+    (tmp_path / "broken.yaml").write_text("MODEL: [")
+    cfg = get_cfg()
+    add_mrcnn_config(cfg)
+    with pytest.raises(PreflightError, match=r"typo.yaml: .*did you mean MODEL.MRCNN.RPN_LAMBDA"):
+        merge_config(cfg, file=str(tmp_path / "typo.yaml"))
+    with pytest.raises(PreflightError, match=r"broken.yaml: "):
+        merge_config(cfg, file=str(tmp_path / "broken.yaml"))
 
 
 def test_preflight_names_what_is_missing(drawings, tmp_path, monkeypatch):

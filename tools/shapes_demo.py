@@ -26,7 +26,7 @@ from detectron2.utils.logger import setup_logger
 
 from mrcnn_plugin import add_mrcnn_config
 from mrcnn_plugin.data import register_datasets
-from mrcnn_plugin.engine import MRCNNTrainer, start_logging
+from mrcnn_plugin.engine import MRCNNTrainer, PreflightError, merge_config, start_logging
 from mrcnn_plugin.evaluation import draw_comparison, save_run_picture
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -52,8 +52,8 @@ def setup():
     add_mrcnn_config(cfg)
     cfg.merge_from_file(str(CONFIG))
     try:
-        cfg.merge_from_list(overrides)
-    except (AssertionError, KeyError, ValueError) as error:
+        merge_config(cfg, opts=overrides)
+    except PreflightError as error:
         parser.error(str(error))
     cfg.freeze()
     start_logging(cfg.OUTPUT_DIR)

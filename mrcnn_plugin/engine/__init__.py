@@ -5,7 +5,13 @@ from .datasets import add_dataset_arguments, check_data, use_datasets
 from .learning_rate import LearningRate, fit_learning_rate
 from .logs import start_logging
 from .nonfinite import NonFiniteError, replay
-from .preflight import PreflightError, check_inputs, preflight_message, use_available_device
+from .preflight import (
+    PreflightError,
+    check_inputs,
+    merge_config,
+    preflight_message,
+    use_available_device,
+)
 from .report_hook import write_report
 from .trainer import MRCNNTrainer
 
@@ -19,6 +25,7 @@ __all__ = [
     "check_data",
     "check_inputs",
     "fit_learning_rate",
+    "merge_config",
     "preflight_message",
     "replay",
     "start_logging",

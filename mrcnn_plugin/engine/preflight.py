@@ -1,10 +1,14 @@
 """Checks before the first iteration: a device that exists, data and weights that can be read."""
 
+import difflib
 import logging
 import os
+import re
+from collections.abc import Iterator, Sequence
 from urllib.parse import urlparse
 
 import torch
+import yaml
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils.file_io import PathManager
@@ -30,6 +34,36 @@ def preflight_message(error: Exception) -> str:
     if not found:
         raise error
     return text.strip()
+
+
+def merge_config(cfg: CfgNode, *, file: str | None = None, opts: Sequence[str] = ()) -> None:
+    """Merge a config file, or `KEY VALUE` overrides, into `cfg`.
+
+    Raises:
+        PreflightError: the file cannot be read, or a key is unknown (with the nearest ones that
+            exist), or a value is of another type than the key's.
+    """
+    source = " ".join(opts) if file is None else (file or "no --config-file is given")
+    try:
+        if file is not None:
+            cfg.merge_from_file(file)
+        cfg.merge_from_list(list(opts))
+    except (AssertionError, KeyError, ValueError, OSError, yaml.YAMLError) as error:
+        text = str(error.args[0]) if isinstance(error, KeyError) else str(error)
+        raise PreflightError(f"{source}: {text}{_nearest_keys(cfg, text)}") from error
+
+
+def _nearest_keys(cfg: CfgNode, text: str) -> str:
+    unknown = re.search(r"Non-existent (?:config )?key: (\S+)", text)
+    nearest = difflib.get_close_matches(unknown[1], list(_keys(cfg)), 2, 0.8) if unknown else []
+    return f"; did you mean {' or '.join(nearest)}?" if nearest else ""
+
+
+def _keys(node: CfgNode, prefix: str = "") -> Iterator[str]:
+    for key, value in node.items():
+        yield prefix + key
+        if isinstance(value, CfgNode):
+            yield from _keys(value, f"{prefix}{key}.")
 
 
 def use_available_device(cfg: CfgNode) -> None:
