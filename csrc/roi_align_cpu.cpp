@@ -40,6 +40,11 @@ struct Cpu {
     return empty_cpu_maps(type, n, c, h, w, channels_last);
   }
 
+  static void check_images(const Tensor& boxes, int64_t batch) {
+    boxes.scalar_type() == ScalarType::Double ? mrcnn_plugin::check_images<double>(boxes, batch)
+                                              : mrcnn_plugin::check_images<float>(boxes, batch);
+  }
+
   static void check_level_of(const int64_t* level_of, int64_t rois, int64_t levels) {
     for (int64_t r = 0; r < rois; ++r) {
       STD_TORCH_CHECK(level_of[r] >= 0 && level_of[r] < levels,

@@ -117,17 +117,19 @@ PixelPlan<acc_t> plan_pixels(const LeveledRois& rois, const Levels& levels,
   const int64_t count = rois.boxes.size(0), height = levels.extents[0][0];
   const int64_t width = levels.extents[1][0], rows = levels.batch * height;
   const int64_t words = (count + kMaskBits - 1) / kMaskBits;
+  const int64_t segments = (width + kSegment - 1) / kSegment;
   const PixelPlan<acc_t> plan{
       {pixel_lists<acc_t>(count, height, options.pooled_height, options, scratch),
        pixel_lists<acc_t>(count, width, options.pooled_width, options, scratch)},
-      scratch.take<uint32_t>(rows * words),
+      scratch.take<uint32_t>(rows * segments * words),
+      segments,
       words};
   const BinPlan<Entry> bins =
       plan_bins<Entry, coord_t>(rois.boxes, 0, count, levels, options, scratch, stream);
   launch(plan_pixels_kernel<Entry, acc_t>, count * (height + width), kPlanThreads, stream, count,
          bins, plan);
-  launch(plan_rows_kernel<acc_t>, rows * words, kPlanThreads, stream, count, rows, bins.targets,
-         plan);
+  launch(plan_segments_kernel<acc_t>, rows * segments * words, kPlanThreads, stream, count, rows,
+         bins.targets, plan);
   return plan;
 }
 
@@ -215,6 +217,7 @@ struct Cuda {
   }
 
   /// To look would be to wait for the device: such a RoI is zero instead.
+  static void check_images(const Tensor&, int64_t) {}
   static void check_level_of(const int64_t*, int64_t, int64_t) {}
 
   static void forward(const std::vector<Tensor>& features, const LeveledRois& rois,

@@ -18,11 +18,12 @@ __device__ void add_weighted(const List<PlanTerm<acc_t>>& y, const List<PlanTerm
       const T* value = values.at(n, y_term.at, x_term.at);
 #pragma unroll
       for (int k = 0; k < kChannels; ++k) {
-        column[k] += y_term.weight * static_cast<acc_t>(value[values.offsets[k]]);
+        const auto here = static_cast<acc_t>(value[values.offsets[k]]);
+        column[k] = multiply_add(y_term.weight, here, column[k]);
       }
     }
 #pragma unroll
-    for (int k = 0; k < kChannels; ++k) sum[k] += x_term.weight * column[k];
+    for (int k = 0; k < kChannels; ++k) sum[k] = multiply_add(x_term.weight, column[k], sum[k]);
   }
 }
 
@@ -52,7 +53,7 @@ __global__ void average_backward_kernel(View<const T> grad_output, PixelPlan<acc
   const Cell cell(thread, tiling);
   const Channels<const T> grads(grad_output, cell);
   acc_t sum[kChannels] = {};
-  plan.each_roi(cell.n * tiling.height + cell.y, [&](int64_t r) {
+  plan.each_roi(cell.n * tiling.height + cell.y, cell.x, [&](int64_t r) {
     const auto y = plan.axes[0].list(r, cell.y), x = plan.axes[1].list(r, cell.x);
     add_weighted(y, x, grads, r, sum);
   });

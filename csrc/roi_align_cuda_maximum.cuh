@@ -87,7 +87,7 @@ __device__ void add_if_winner(const PlanTerm<acc_t>& y, const PlanTerm<acc_t>& x
 #pragma unroll
   for (int k = 0; k < kChannels; ++k) {
     if (winner[winners.offsets[k]] != index) continue;
-    sum[k] += weight * static_cast<acc_t>(grad[grads.offsets[k]]);
+    sum[k] = multiply_add(weight, static_cast<acc_t>(grad[grads.offsets[k]]), sum[k]);
   }
 }
 
@@ -103,7 +103,7 @@ __global__ void maximum_backward_kernel(View<const T> grad_output, View<const in
   const Channels<const T> grads(grad_output, cell);
   const Channels<const int32_t> winners(argmax, cell);
   acc_t sum[kChannels] = {};
-  plan.each_roi(cell.n * tiling.height + cell.y, [&](int64_t r) {
+  plan.each_roi(cell.n * tiling.height + cell.y, cell.x, [&](int64_t r) {
     const auto y = plan.axes[0].list(r, cell.y), x = plan.axes[1].list(r, cell.x);
     for (int32_t i = 0; i < y.count; ++i) {
       for (int32_t j = 0; j < x.count; ++j) {

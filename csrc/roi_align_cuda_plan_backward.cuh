@@ -7,18 +7,20 @@
 namespace mrcnn_plugin {
 
 constexpr int kMaskBits = 32;
+constexpr int64_t kSegment = 32;  // pixels of a row
 
 template <typename acc_t>
 struct PixelPlan {
   Lists<PlanTerm<acc_t>> axes[2];  // a list for each pixel
-  uint32_t* masks;                 // (N * height, words): bit r % 32 of word r / 32 is RoI r's
-  int64_t words;
+  uint32_t* masks;  // (N * height, segments, words): bit r % 32 of word r / 32 is RoI r's
+  int64_t segments, words;
 
-  /// Calls use(r) for the RoIs that read from the row of an image, in order.
+  /// Calls use(r) for the RoIs that read from the pixel's segment of a row of an image, in order.
   template <typename Use>
-  __device__ void each_roi(int64_t row, const Use& use) const {
+  __device__ void each_roi(int64_t row, int64_t x, const Use& use) const {
+    const uint32_t* mask = masks + (row * segments + x / kSegment) * words;
     for (int64_t word = 0; word < words; ++word) {
-      for (uint32_t left = masks[row * words + word]; left != 0; left &= left - 1) {
+      for (uint32_t left = mask[word]; left != 0; left &= left - 1) {
         use(word * kMaskBits + __ffs(static_cast<int>(left)) - 1);
       }
     }
@@ -60,17 +62,29 @@ __global__ void plan_pixels_kernel(int64_t rois, BinPlan<Entry> bins, PixelPlan<
   to.count_of(r, pixel) = count;
 }
 
-/// A thread for each row of each image and 32 RoIs.
+/// Whether the RoI reads a pixel of the segment.
 template <typename acc_t>
-__global__ void plan_rows_kernel(int64_t rois, int64_t rows, const Target* targets,
-                                 PixelPlan<acc_t> plan) {
+__device__ bool reads_segment(const PixelPlan<acc_t>& plan, int64_t r, int64_t y, int64_t segment) {
+  if (plan.axes[0].count_of(r, y) == 0) return false;
+  const int64_t begin = segment * kSegment, width = plan.axes[1].lists;
+  for (int64_t x = begin; x < begin + kSegment && x < width; ++x) {
+    if (plan.axes[1].count_of(r, x) > 0) return true;
+  }
+  return false;
+}
+
+/// A thread for each segment of each row of each image and 32 RoIs.
+template <typename acc_t>
+__global__ void plan_segments_kernel(int64_t rois, int64_t rows, const Target* targets,
+                                     PixelPlan<acc_t> plan) {
   const int64_t i = thread_index();
-  if (i >= rows * plan.words) return;
-  const int64_t row = i / plan.words, first = i % plan.words * kMaskBits;
-  const int64_t height = plan.axes[0].lists, image = row / height, y = row % height;
+  if (i >= rows * plan.segments * plan.words) return;
+  const int64_t first = i % plan.words * kMaskBits, segment = i / plan.words % plan.segments;
+  const int64_t row = i / (plan.words * plan.segments), height = plan.axes[0].lists;
   uint32_t mask = 0;
   for (int bit = 0; bit < kMaskBits && first + bit < rois; ++bit) {
-    const bool reads = targets[first + bit].image == image && plan.axes[0].count_of(first + bit, y);
+    const bool reads = targets[first + bit].image == row / height &&
+                       reads_segment(plan, first + bit, row % height, segment);
     mask |= static_cast<uint32_t>(reads) << bit;
   }
   plan.masks[i] = mask;

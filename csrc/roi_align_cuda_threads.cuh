@@ -13,6 +13,10 @@ __device__ inline int64_t thread_index() {
   return static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
 }
 
+/// a * b + c, fused: the compiler may not do that by itself, for the sake of coordinates.
+__device__ inline float multiply_add(float a, float b, float c) { return fmaf(a, b, c); }
+__device__ inline double multiply_add(double a, double b, double c) { return fma(a, b, c); }
+
 /// How threads share a tensor (n, channels, height, width). The channels of a thread are `tiles`
 /// apart, so that at each of them neighbouring threads access neighbouring elements: along the
 /// channels where those are innermost in memory (channels_last), else along the width.

@@ -3,7 +3,9 @@
 // A Backend is a struct of
 //   Guard(tensor)      makes the tensor's device the current one while it lives
 //   empty_maps(...)    as the function of that name; allocates every output and gradient
-//   check_level_of(level_of, rois, levels)    refuses a level out of range, where that can be seen
+//   check_images(rois, batch), check_level_of(level_of, rois, levels)
+//                      refuse a batch index or level out of range, where that can be seen; before
+//                      anything is allocated
 //   forward(features, rois, options, result)   fills the result; RoI r is on map rois.level_of[r]
 //   backward(grad_output, rois, level, argmax, options, grad_features)   fills the gradient
 #pragma once
@@ -45,6 +47,7 @@ std::tuple<Tensor, Tensor> roi_align(const Tensor& features, const Tensor& rois,
   check_maps(features, "features");
   const typename Backend::Guard guard(features);
   const Tensor boxes = prepare_rois(rois, features);
+  Backend::check_images(boxes, features.size(0));
   const ForwardResult result = empty_result<Backend>(features, boxes, options);
   Backend::forward({features}, {boxes, nullptr}, {options}, result);
   return {result.output, result.argmax};
@@ -67,6 +70,7 @@ std::tuple<Tensor, Tensor> roi_align_levels(std::vector<Tensor> features, const 
   const Tensor boxes = prepare_rois(rois, features[0]);
   check_levels(levels, boxes);
   const auto* level_of = static_cast<const int64_t*>(levels.const_data_ptr());
+  Backend::check_images(boxes, features[0].size(0));
   Backend::check_level_of(level_of, boxes.size(0), static_cast<int64_t>(features.size()));
   const ForwardResult result = empty_result<Backend>(features[0], boxes, options[0]);
   Backend::forward(features, {boxes, level_of}, options, result);
@@ -78,6 +82,7 @@ Tensor roi_align_level_backward(const Tensor& grad_output, const LeveledRois& ro
                                 const Tensor& argmax, int64_t batch, int64_t channels,
                                 int64_t height, int64_t width, const RoiAlignOptions& options) {
   check_backward(grad_output, rois.boxes, argmax, channels, options);
+  Backend::check_images(rois.boxes, batch);
   const Tensor grad_features =
       Backend::empty_maps(grad_output, grad_output.scalar_type(), batch, channels, height, width);
   Backend::backward(grad_output, rois, level, argmax, options, grad_features);

@@ -216,6 +216,17 @@ struct Rois {
   bool has(int64_t r) const { return levels == nullptr || levels[r] == level; }
 };
 
+/// Refuses a batch index that names no image; before a plan is made.
+template <typename coord_t>
+void check_images(const Tensor& rois, int64_t batch) {
+  const auto* boxes = static_cast<const coord_t*>(rois.const_data_ptr());
+  for (int64_t r = 0; r < rois.size(0); ++r) {
+    STD_TORCH_CHECK(image_of(boxes[5 * r], batch) >= 0, "roi_align: the batch index of rois[", r,
+                    "] is ", boxes[5 * r],
+                    "; expected an integer from 0 to N - 1 for features of N = ", batch, " images");
+  }
+}
+
 template <typename Entry, typename coord_t>
 Plan<Entry> plan_rois(const Rois& rois, int64_t batch, int64_t height, int64_t width,
                       const RoiAlignOptions& options, Direction direction) {
@@ -223,10 +234,7 @@ Plan<Entry> plan_rois(const Rois& rois, int64_t batch, int64_t height, int64_t w
   const int64_t count = rois.boxes.size(0);
   Plan<Entry> plan{std::vector<RoiPlan<Entry>>(count), std::vector<ImagePlan>(batch)};
   for (int64_t r = 0; r < count; ++r) {
-    const int64_t image = image_of(boxes[5 * r], batch);
-    STD_TORCH_CHECK(image >= 0, "roi_align: the batch index of rois[", r, "] is ", boxes[5 * r],
-                    "; expected an integer from 0 to N - 1 for features of N = ", batch, " images");
-    if (rois.has(r)) plan.images[image].rois.push_back(r);
+    if (rois.has(r)) plan.images[image_of(boxes[5 * r], batch)].rois.push_back(r);
   }
   constexpr int64_t kGrain = 1024;  // RoIs: about a millisecond
   torch::stable::parallel_for(0, count, kGrain, [&](int64_t begin, int64_t end) {

@@ -98,7 +98,6 @@ def roi_align(
         RuntimeError: a batch index is out of range (CPU).
     """
     _check_features(features)
-    _check_differentiation(features)
     height, width = _pair(output_size)
     _check_options(spatial_scale, sampling_ratio, mode, bin_stride)
     if not isinstance(rois, Tensor):
@@ -229,10 +228,11 @@ def _check_features(features: Tensor) -> None:
         raise ValueError(f"features must be (N, C, H, W), got shape {tuple(features.shape)}")
     if features.dtype not in FEATURE_DTYPES:
         raise TypeError(f"features must be one of {FEATURE_DTYPES}, got {features.dtype}")
+    _check_differentiation(features)
 
 
-def _check_differentiation(features: Tensor) -> None:
-    if forward_ad.unpack_dual(features).tangent is not None:  # torch would return a zero tangent
+def _check_differentiation(tensor: Tensor) -> None:
+    if forward_ad.unpack_dual(tensor).tangent is not None:  # torch would return a zero tangent
         raise RuntimeError("RoIAlign has no forward-mode derivative: use the backward")
 
 
@@ -258,6 +258,7 @@ def _check_rois(rois: Tensor, features: Tensor) -> None:
         )
     if rois.requires_grad and torch.is_grad_enabled():
         raise ValueError("RoIAlign has no gradient to the boxes: pass rois.detach()")
+    _check_differentiation(rois)
 
 
 def _with_batch_index(boxes: Sequence[Tensor], features: Tensor) -> Tensor:

@@ -23,6 +23,7 @@ from test_roi_align import MODES, SCALE, gradient, make_features, make_rois
 from torch.export import Dim
 from torch.utils.data import DataLoader, Dataset
 
+from mrcnn_plugin.multiscale_roi_align import multiscale_roi_align
 from mrcnn_plugin.roi_align import RoIAlign, roi_align
 
 FEATURES, ROIS = make_features(40, dtype=torch.float32), make_rois(torch.float32)
@@ -163,8 +164,11 @@ def test_vmap_over_rois_and_over_both(mode):
 def test_forward_mode_is_refused(mode):
     """torch itself would answer with a tangent of zeros."""
     op = lambda f: roi_align(f, ROIS, 3, mode=mode)  # noqa: E731
-    with pytest.raises(RuntimeError, match="no forward-mode derivative"):
-        torch.func.jvp(op, (FEATURES,), (FEATURES,))
+    of_levels = lambda f: multiscale_roi_align([f], ROIS, 3, [SCALE], mode=mode)  # noqa: E731
+    of_boxes = lambda r: roi_align(FEATURES, r, 3, mode=mode)  # noqa: E731
+    for function, at in ((op, FEATURES), (of_levels, FEATURES), (of_boxes, ROIS)):
+        with pytest.raises(RuntimeError, match="no forward-mode derivative"):
+            torch.func.jvp(function, (at,), (at,))
     with (
         torch.autograd.forward_ad.dual_level(),
         pytest.raises(RuntimeError, match="no forward-mode derivative"),
