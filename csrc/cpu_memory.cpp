@@ -5,12 +5,15 @@
 #include <torch/csrc/stable/ops.h>
 
 #if defined(__linux__)
+#include <sched.h>
 #include <sys/mman.h>
+#include <unistd.h>
 #endif
 
 #include <algorithm>
 #include <atomic>
 #include <cstdlib>
+#include <memory>
 #include <mutex>
 #include <string>
 #include <vector>
@@ -64,13 +67,18 @@ Block map(int64_t bytes) {
 
 /// Clears the pages before the first write: results are written past the caches, and that is slow
 /// where the kernel has just left a cleared page in them. Advice: nothing depends on it.
-void populate(const Block& block) {
+void populate(char* data, int64_t bytes) {
   constexpr int64_t kChunk = 8 * kHugePage;
-  madvise(block.data, block.bytes, MADV_HUGEPAGE);
-  const int64_t chunks = (block.bytes + kChunk - 1) / kChunk;
-  torch::stable::parallel_for(0, chunks, 1, [&](int64_t begin, int64_t end) {
-    const int64_t last = std::min(end * kChunk, block.bytes);
-    madvise(block.data + begin * kChunk, last - begin * kChunk, MADV_POPULATE_WRITE);
+  const auto page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
+  const auto begin = (reinterpret_cast<uintptr_t>(data) + page - 1) & ~(page - 1);
+  const auto end = (reinterpret_cast<uintptr_t>(data) + bytes) & ~(page - 1);
+  auto* first = reinterpret_cast<char*>(begin);
+  const auto size = static_cast<int64_t>(end - begin);
+  madvise(first, size, MADV_HUGEPAGE);
+  const int64_t chunks = (size + kChunk - 1) / kChunk;
+  torch::stable::parallel_for(0, chunks, 1, [&](int64_t from, int64_t to) {
+    const int64_t last = std::min(to * kChunk, size);
+    madvise(first + from * kChunk, last - from * kChunk, MADV_POPULATE_WRITE);
   });
 }
 
@@ -106,7 +114,7 @@ class OutputCache {
       STD_TORCH_CHECK(block.data != nullptr, "roi_align: no memory for a result of ", bytes,
                       " bytes");
     }
-    populate(block);
+    populate(block.data, block.bytes);
     return block;
   }
 
@@ -122,9 +130,11 @@ class OutputCache {
 
   int64_t set_limit(int64_t megabytes) {
     const int64_t before = limit_.exchange(megabytes);
-    trim(megabytes * kMegabyte);
+    for (int attempt = 0; attempt < 1000 && !trim(megabytes * kMegabyte); ++attempt) sched_yield();
     return before;
   }
+
+  bool on() const { return limit_ > 0; }
 
  private:
   /// The smallest idle block that is large enough and not twice too large.
@@ -142,12 +152,13 @@ class OutputCache {
     return block;
   }
 
-  /// Returns the blocks that have been idle longest, until no more than `bytes` are.
-  void trim(int64_t bytes) {
+  /// Returns the blocks that have been idle longest, until no more than `bytes` are. False: the
+  /// lock was taken.
+  bool trim(int64_t bytes) {
     std::vector<Block> surplus;
     {
       std::unique_lock<std::mutex> lock(mutex_, std::try_to_lock);
-      if (!lock.owns_lock()) return;
+      if (!lock.owns_lock()) return false;
       int64_t idle = 0;
       auto first = idle_.end();  // of those that stay
       while (first != idle_.begin() && idle + (first - 1)->bytes <= bytes) idle += (--first)->bytes;
@@ -155,6 +166,7 @@ class OutputCache {
       idle_.erase(idle_.begin(), first);
     }
     for (const Block& block : surplus) unmap(block);
+    return true;
   }
 
   std::mutex mutex_;
@@ -162,26 +174,47 @@ class OutputCache {
   std::atomic<int64_t> limit_{limit_from_environment()};
 };
 
-void put_back(void* data, void* bytes) {
-  OutputCache::instance().put({static_cast<char*>(data), reinterpret_cast<intptr_t>(bytes)});
-}
-
 int64_t element_size(ScalarType type) {
   if (type == ScalarType::Double) return 8;
   return type == ScalarType::Float || type == ScalarType::Int ? 4 : 2;
 }
 
+/// 0 where the size overflows or is negative: torch says so in its own words.
+int64_t byte_count(ScalarType type, const int64_t (&sizes)[4]) {
+  int64_t bytes = element_size(type);
+  for (const int64_t size : sizes) {
+    if (size < 0 || __builtin_mul_overflow(bytes, size, &bytes)) return 0;
+  }
+  return bytes <= INT64_MAX - 2 * kHugePage ? bytes : 0;
+}
+
+/// What torch calls when the tensor is gone, and perhaps also when there never is one: then the
+/// block is not the tensor's yet.
+struct Owner {
+  Block block;
+  bool owns;
+
+  static void release(void*, void* context) {
+    auto* owner = static_cast<Owner*>(context);
+    if (!owner->owns) return;
+    OutputCache::instance().put(owner->block);
+    delete owner;
+  }
+};
+
 Tensor empty_in_block(ScalarType type, const int64_t* sizes, const int64_t* strides,
                       int64_t bytes) {
-  const Block block = OutputCache::instance().take((bytes + kHugePage - 1) & ~(kHugePage - 1));
+  auto owner = std::make_unique<Owner>();
+  owner->block = OutputCache::instance().take((bytes + kHugePage - 1) & ~(kHugePage - 1));
   AtenTensorHandle handle;
-  const AOTITorchError error = torch_from_blob(
-      block.data, 4, sizes, strides, 0,
-      torch::stable::detail::to<int32_t>(torch::stable::detail::from(type)),
-      aoti_torch_device_type_cpu(), -1, &handle, aoti_torch_layout_strided(), nullptr, 0, put_back,
-      reinterpret_cast<void*>(static_cast<intptr_t>(block.bytes)));
-  if (error != AOTI_TORCH_SUCCESS) put_back(block.data, reinterpret_cast<void*>(block.bytes));
+  const AOTITorchError error =
+      torch_from_blob(owner->block.data, 4, sizes, strides, 0,
+                      torch::stable::detail::to<int32_t>(torch::stable::detail::from(type)),
+                      aoti_torch_device_type_cpu(), -1, &handle, aoti_torch_layout_strided(),
+                      nullptr, 0, Owner::release, owner.get());
+  if (error != AOTI_TORCH_SUCCESS) OutputCache::instance().put(owner->block);
   TORCH_ERROR_CODE_CHECK(error);
+  owner.release()->owns = true;
   return Tensor(handle);
 }
 #endif
@@ -190,18 +223,24 @@ Tensor empty_in_block(ScalarType type, const int64_t* sizes, const int64_t* stri
 
 Tensor empty_cpu_maps(ScalarType type, int64_t n, int64_t c, int64_t h, int64_t w,
                       bool channels_last) {
+  const auto cpu = torch::stable::Device(torch::headeronly::DeviceType::CPU);
+  const auto format = channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous;
+  const auto empty = [&] {
+    return torch::stable::empty({n, c, h, w}, type, std::nullopt, cpu, std::nullopt, format);
+  };
 #ifdef MRCNN_OUTPUT_CACHE
-  const int64_t bytes = n * c * h * w * element_size(type);
-  if (bytes >= kLargeResult && torch_from_blob != nullptr) {
-    const int64_t sizes[] = {n, c, h, w};
+  const int64_t sizes[4] = {n, c, h, w}, bytes = byte_count(type, sizes);
+  if (bytes < kLargeResult) return empty();
+  if (torch_from_blob != nullptr && OutputCache::instance().on()) {
     const int64_t planes[] = {c * h * w, h * w, w, 1}, pixels[] = {c * h * w, 1, c * w, c};
     return empty_in_block(type, sizes, channels_last ? pixels : planes, bytes);
   }
+  const Tensor result = empty();
+  populate(static_cast<char*>(result.mutable_data_ptr()), bytes);
+  return result;
+#else
+  return empty();
 #endif
-  const auto cpu = torch::stable::Device(torch::headeronly::DeviceType::CPU);
-  return torch::stable::empty(
-      {n, c, h, w}, type, std::nullopt, cpu, std::nullopt,
-      channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
 }
 
 int64_t set_output_cache(int64_t megabytes) {

@@ -5,7 +5,7 @@
 // every iteration, since glibc returns blocks of this size to the system as soon as they are freed.
 // Large results therefore live in blocks that are kept for the next one, up to a limit. An idle
 // block is marked as free (MADV_FREE), so that the system takes its pages when it is short of
-// memory. New blocks have huge pages, cleared by all threads before they are written.
+// memory. New memory has huge pages, cleared by all threads before they are written.
 #pragma once
 
 #include <torch/csrc/stable/tensor.h>

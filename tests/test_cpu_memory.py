@@ -132,10 +132,11 @@ for limit in (200, 0):
 def test_lowering_the_limit_frees_at_once():
     result = pool(40)
     del result
-    lazy = resident()[1]
-    assert lazy >= 40
+    address = pool(40).data_ptr()
+    assert pool(40).data_ptr() == address  # it is kept
+    kept = resident()[0]
     assert set_output_cache(10) == 512
-    assert resident()[1] <= lazy - 40
+    assert resident()[0] <= kept - 40
     assert set_output_cache(512) == 10
 
 
@@ -151,9 +152,16 @@ try:
 except RuntimeError as error:
     print(str(error).splitlines()[0])
 assert pool(40, 6).max() == 6
+rois = torch.tensor([[0.0, 1, 1, 7, 7]]).repeat(5000, 1)  # of 3.8 GB in 14 x 14 bins
+rois[-1, 0] = 1
+try:
+    roi_align(torch.zeros(1, CHANNELS, 8, 8), rois, 14)
+except RuntimeError as error:
+    print(str(error).splitlines()[0])
 """)
     assert process.returncode == 0, process.stderr
     assert "roi_align: no memory for a result of 3" in process.stdout
+    assert "the batch index of rois[4999] is 1" in process.stdout  # before any memory is asked for
 
 
 @pytest.mark.parametrize("value, limit", [("", 1024), ("64", 64)])
@@ -245,3 +253,13 @@ def test_a_kept_result_is_shared_saved_and_copied_but_does_not_grow(tmp_path):
     assert result.is_shared()
     with pytest.raises(RuntimeError, match="not resizable"):
         pool(40).resize_(1000, CHANNELS, 7, 7)
+    set_output_cache(0)
+    assert pool(40).resize_(1000, CHANNELS, 7, 7).shape[0] == 1000
+
+
+@pytest.mark.parametrize("limit", [0, 512])
+def test_a_size_that_overflows_is_an_error_and_not_a_crash(limit):
+    set_output_cache(limit)
+    for size in ((2**24, 2**38 + 1), (2**31, 2**31), (2**20, 2**20)):
+        with pytest.raises(RuntimeError):
+            roi_align(torch.zeros(1, 1, 3, 3), torch.tensor([[0.0, 0, 0, 2, 2]]), size)
