@@ -145,6 +145,22 @@ def test_opcheck_and_compile(mode):
     torch.library.opcheck(
         torch.ops.mrcnn_plugin.roi_align_levels.default, (features, rois, levels, 3, 3, *options)
     )
+    output, argmax = torch.ops.mrcnn_plugin.roi_align_levels(features, rois, levels, 3, 3, *options)
+    torch.library.opcheck(
+        torch.ops.mrcnn_plugin.roi_align_levels_backward.default,
+        (
+            output.detach(),
+            rois,
+            levels,
+            1,
+            argmax,
+            *features[1].shape,
+            3,
+            3,
+            SCALES[1],
+            *options[1:],
+        ),
+    )
     torch._dynamo.reset()
     module = MultiScaleRoIAlign(3, SCALES, mode=mode)
     compiled = torch.compile(module, fullgraph=True, dynamic=True, backend="aot_eager")
