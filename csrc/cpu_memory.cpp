@@ -160,10 +160,11 @@ class OutputCache {
       std::unique_lock<std::mutex> lock(mutex_, std::try_to_lock);
       if (!lock.owns_lock()) return false;
       int64_t idle = 0;
-      auto first = idle_.end();  // of those that stay
-      while (first != idle_.begin() && idle + (first - 1)->bytes <= bytes) idle += (--first)->bytes;
-      surplus.assign(idle_.begin(), first);
-      idle_.erase(idle_.begin(), first);
+      for (const Block& block : idle_) idle += block.bytes;
+      for (; idle > bytes; idle -= surplus.back().bytes) {
+        surplus.push_back(idle_.front());
+        idle_.erase(idle_.begin());
+      }
     }
     for (const Block& block : surplus) unmap(block);
     return true;
