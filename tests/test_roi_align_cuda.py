@@ -205,33 +205,38 @@ def test_empty_inputs(mode, shape, device):
 
 @pytest.mark.parametrize("mode", MODES)
 def test_follows_the_current_stream(mode):
-    features, rois = make_features(64).cuda(), make_rois().cuda()
-    expected = roi_align(features * 2, rois, 7, SCALE, mode=mode)
+    features, rois, levels, grad = every_input("cuda")
+    expected = every_op(mode, [maps * 2 for maps in features], rois, levels, grad * 2)
     torch.cuda.synchronize()
     stream = torch.cuda.Stream()
     with torch.cuda.stream(stream):
         torch.cuda._sleep(50_000_000)  # a kernel on another stream would read too early
-        doubled = features * 2
-        output = roi_align(doubled, rois, 7, SCALE, mode=mode)
+        doubled = [maps * 2 for maps in features]
+        results = every_op(mode, doubled, rois, levels, grad * 2)
     stream.synchronize()
-    assert torch.equal(output, expected)
+    torch.testing.assert_close(results, expected, atol=0, rtol=0)
 
 
 @pytest.mark.parametrize("mode", MODES)
 def test_does_not_wait_for_the_device_and_goes_into_a_graph(mode):
-    features, rois = make_features(8).cuda(), make_rois().cuda()
-    expected = roi_align(features, rois, 3, SCALE, mode=mode)
+    features, rois, levels, grad = every_input("cuda")
+    expected = every_op(mode, features, rois, levels, grad)
     torch.cuda.set_sync_debug_mode("error")
     try:
-        roi_align(features, rois, 3, SCALE, mode=mode)
+        results = every_op(mode, features, rois, levels, grad)
+        public = multiscale_roi_align(features, rois, 3, SCALES, mode=mode, **CANONICAL)
     finally:
         torch.cuda.set_sync_debug_mode("default")
+    torch.testing.assert_close([*results, public], [*expected, expected[2]], atol=0, rtol=0)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        output = roi_align(features, rois, 3, SCALE, mode=mode)
+        results = every_op(mode, features, rois, levels, grad)
+    for inputs in (*features, grad):
+        inputs.mul_(2)  # a replay reads what is there then
+    expected = every_op(mode, features, rois, levels, grad)
     graph.replay()
     torch.cuda.synchronize()
-    assert torch.equal(output, expected)
+    torch.testing.assert_close(results, expected, atol=0, rtol=0)
 
 
 @pytest.mark.parametrize("mode", MODES)
