@@ -17,7 +17,7 @@ esac
 SANITIZER = (
     '#!/usr/bin/env bash\necho "sanitizer $*, caching off: $PYTORCH_NO_CUDA_MEMORY_CACHING"\n'
 )
-ALL = ["versions", "build", "tests", "memcheck", "racecheck", "benchmark"]
+ALL = ["versions", "build", "tests", "memcheck", "initcheck", "benchmark"]
 
 
 @pytest.fixture
@@ -60,7 +60,10 @@ def test_all_steps(suite):
     assert "a card, a driver" in report and "commit: " in report
     assert "setup.py build_ext --inplace" in report
     assert "-m gpu tests" in report and "bench_roi_align.py" in report
-    assert "--tool memcheck" in report and "caching off: 1" in report
+    checks = [line for line in report.splitlines() if line.startswith("sanitizer ")]
+    assert all(line.endswith("caching off: 1") for line in checks)
+    assert len(checks) == 2 and "--tool memcheck" in checks[0]
+    assert "--tool initcheck --kernel-regex kns=mrcnn_plugin" in checks[1]
     assert report.rstrip().splitlines()[-1].startswith("benchmark")
 
 
@@ -91,4 +94,4 @@ def test_a_step_that_hangs_leaves_the_time_limit_whole(suite):
 def test_without_compute_sanitizer(suite):
     status, steps, _ = suite(sanitizer=False)
     assert status == 0
-    assert steps["memcheck"].startswith("skipped") and steps["racecheck"].startswith("skipped")
+    assert steps["memcheck"].startswith("skipped") and steps["initcheck"].startswith("skipped")

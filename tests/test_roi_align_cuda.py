@@ -17,6 +17,7 @@ from test_roi_align import (
     reverse,
 )
 
+from mrcnn_plugin.multiscale_roi_align import assign_levels, multiscale_roi_align
 from mrcnn_plugin.roi_align import roi_align
 
 pytestmark = pytest.mark.gpu
@@ -25,6 +26,51 @@ pytestmark = pytest.mark.gpu
 def all_rois(dtype, sampling_ratio=2):
     rois = torch.cat([make_rois(), random_rois(60, 1, HEIGHT / SCALE, WIDTH / SCALE)])
     return (torch.cat([rois, reverse(rois)]) if sampling_ratio else rois).to(dtype)
+
+
+SCALES = (SCALE, SCALE / 2)
+CANONICAL = {"canonical_box_size": 8, "canonical_level": 1}
+
+
+def every_input(device):
+    """What every_op takes, copied from the host: no kernel has written it."""
+    maps = [make_features(21, dtype=torch.float32, seed=seed) for seed in (0, 1)]
+    maps[1] = maps[1][:, :, :5, :7].contiguous()
+    rois = make_rois(torch.float32)
+    levels = assign_levels(rois, 1, 2, **CANONICAL)
+    assert set(levels.tolist()) == {0, 1}
+    grad = make_features(21, batch=len(rois), dtype=torch.float32, seed=2)[:, :, :3, :3]
+    rest = rois, levels, grad.contiguous()
+    return [f.to(device) for f in maps], *(tensor.to(device) for tensor in rest)
+
+
+def every_op(mode, features, rois, levels, grad):
+    """Outputs and gradients of a map and of a pyramid by the ops alone: all kernels are ours."""
+    op, options = torch.ops.mrcnn_plugin, (0, True, mode, 1)
+    output, argmax = op.roi_align(features[0], rois, 3, 3, SCALE, *options)
+    grad_map = op.roi_align_backward(grad, rois, argmax, *features[0].shape, 3, 3, SCALE, *options)
+    pooled, argmax = op.roi_align_levels(features, rois, levels, 3, 3, SCALES, *options)
+    grads = [
+        op.roi_align_levels_backward(
+            grad, rois, levels, level, argmax, *maps.shape, 3, 3, scale, *options
+        )
+        for level, (maps, scale) in enumerate(zip(features, SCALES))
+    ]
+    return [output, grad_map, pooled, *grads]
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_every_op_gives_what_the_python_functions_give_on_the_cpu(mode, device):
+    results = every_op(mode, *every_input(device))
+    features, rois, _, grad = every_input("cpu")
+    leaves = [maps.requires_grad_() for maps in features]
+    output = roi_align(leaves[0], rois, 3, SCALE, mode=mode)
+    pooled = multiscale_roi_align(leaves, rois, 3, SCALES, mode=mode, **CANONICAL)
+    expected = [output, *torch.autograd.grad(output, leaves[:1], grad)]
+    expected += [pooled, *torch.autograd.grad(pooled, leaves, grad)]
+    for ours, cpu in zip(results, expected, strict=True):
+        assert cpu.any()
+        torch.testing.assert_close(ours.cpu(), cpu.detach(), atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -159,33 +205,38 @@ def test_empty_inputs(mode, shape, device):
 
 @pytest.mark.parametrize("mode", MODES)
 def test_follows_the_current_stream(mode):
-    features, rois = make_features(64).cuda(), make_rois().cuda()
-    expected = roi_align(features * 2, rois, 7, SCALE, mode=mode)
+    features, rois, levels, grad = every_input("cuda")
+    expected = every_op(mode, [maps * 2 for maps in features], rois, levels, grad * 2)
     torch.cuda.synchronize()
     stream = torch.cuda.Stream()
     with torch.cuda.stream(stream):
         torch.cuda._sleep(50_000_000)  # a kernel on another stream would read too early
-        doubled = features * 2
-        output = roi_align(doubled, rois, 7, SCALE, mode=mode)
+        doubled = [maps * 2 for maps in features]
+        results = every_op(mode, doubled, rois, levels, grad * 2)
     stream.synchronize()
-    assert torch.equal(output, expected)
+    torch.testing.assert_close(results, expected, atol=0, rtol=0)
 
 
 @pytest.mark.parametrize("mode", MODES)
 def test_does_not_wait_for_the_device_and_goes_into_a_graph(mode):
-    features, rois = make_features(8).cuda(), make_rois().cuda()
-    expected = roi_align(features, rois, 3, SCALE, mode=mode)
+    features, rois, levels, grad = every_input("cuda")
+    expected = every_op(mode, features, rois, levels, grad)
     torch.cuda.set_sync_debug_mode("error")
     try:
-        roi_align(features, rois, 3, SCALE, mode=mode)
+        results = every_op(mode, features, rois, levels, grad)
+        public = multiscale_roi_align(features, rois, 3, SCALES, mode=mode, **CANONICAL)
     finally:
         torch.cuda.set_sync_debug_mode("default")
+    torch.testing.assert_close([*results, public], [*expected, expected[2]], atol=0, rtol=0)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        output = roi_align(features, rois, 3, SCALE, mode=mode)
+        results = every_op(mode, features, rois, levels, grad)
+    for inputs in (*features, grad):
+        inputs.mul_(2)  # a replay reads what is there then
+    expected = every_op(mode, features, rois, levels, grad)
     graph.replay()
     torch.cuda.synchronize()
-    assert torch.equal(output, expected)
+    torch.testing.assert_close(results, expected, atol=0, rtol=0)
 
 
 @pytest.mark.parametrize("mode", MODES)
