@@ -1,7 +1,7 @@
 // Memory of the large results of the CPU kernels.
 //
 // The first write to each page of fresh memory interrupts the program while the kernel clears the
-// page. For a RoIAlign of 400 MB that takes longer than RoIAlign, and a training loop pays it in
+// page. For a RoIAlign of 400 MB that takes as long as RoIAlign, and a training loop pays it in
 // every iteration, since glibc returns blocks of this size to the system as soon as they are freed.
 // Large results therefore live in blocks that are kept for the next one, up to a limit. An idle
 // block is marked as free (MADV_FREE), so that the system takes its pages when it is short of
