@@ -18,8 +18,8 @@ from .roi_align import (
     _check_features,
     _check_options,
     _check_rois,
+    _empty_maps,
     _empty_result,
-    _layout,
     _no_double_backward,
     _pair,
     _with_batch_index,
@@ -207,12 +207,7 @@ def _(features, rois, levels, height, width, spatial_scales, ratio, aligned, mod
 
 @torch.library.register_fake("mrcnn_plugin::roi_align_levels_backward")
 def _(grad_output, rois, levels, level, argmax, batch, channels, height, width, *options):
-    return torch.empty(
-        (batch, channels, height, width),
-        dtype=grad_output.dtype,
-        device=grad_output.device,
-        memory_format=_layout(grad_output),
-    )
+    return _empty_maps(grad_output, (batch, channels, height, width))
 
 
 def _save_for_backward(ctx, inputs, output):

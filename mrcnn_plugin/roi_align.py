@@ -294,6 +294,10 @@ def _layout(like: Tensor) -> torch.memory_format:
     )
 
 
+def _empty_maps(like: Tensor, shape: Sequence[int]) -> Tensor:
+    return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=_layout(like))
+
+
 def _empty_result(
     features: Tensor, rois: Tensor, height: int, width: int, mode: str, bin_stride: int
 ) -> tuple[Tensor, Tensor]:
@@ -303,9 +307,9 @@ def _empty_result(
         _kept_bins(height, bin_stride),
         _kept_bins(width, bin_stride),
     )
-    layout = _layout(features)
-    output = torch.empty(shape, dtype=features.dtype, device=features.device, memory_format=layout)
+    output = _empty_maps(features, shape)
     if mode == "max":
+        layout = _layout(features)
         return output, torch.empty_like(output, dtype=torch.int32, memory_format=layout)
     return output, features.new_empty((0,), dtype=torch.int32)
 
@@ -317,12 +321,7 @@ def _(features, rois, height, width, spatial_scale, sampling_ratio, aligned, mod
 
 @torch.library.register_fake("mrcnn_plugin::roi_align_backward")
 def _(grad_output, rois, argmax, batch, channels, height, width, *options):
-    return torch.empty(
-        (batch, channels, height, width),
-        dtype=grad_output.dtype,
-        device=grad_output.device,
-        memory_format=_layout(grad_output),
-    )
+    return _empty_maps(grad_output, (batch, channels, height, width))
 
 
 def _save_for_backward(ctx, inputs, output):

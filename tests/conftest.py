@@ -28,7 +28,7 @@ def pytest_runtest_setup(item):
     if item.get_closest_marker("gpu") and not torch.cuda.is_available() and not EMULATION:
         if os.environ.get("REQUIRE_GPU") == "1":
             pytest.fail("REQUIRE_GPU=1, but torch sees no CUDA device")
-        pytest.skip("needs a CUDA device")
+        pytest.skip("needs a CUDA device: tools/gpu_suite.sh runs this on a machine that has one")
 
 
 @pytest.fixture(autouse=True)

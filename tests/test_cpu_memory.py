@@ -216,29 +216,41 @@ def test_workers_inherit_the_cache_and_send_results():
     assert all((result == i).all() for i, result in enumerate(loader))
 
 
-def test_beyond_inputs_and_outputs_a_call_needs_at_most_one_copy_of_the_features():
-    process = run("""
+@pytest.mark.parametrize(
+    "channels, side, packed",
+    [
+        (512, 200, 78),
+        (9, 1000, 128),  # as 32 channels, and the plan
+    ],
+)
+def test_beyond_inputs_and_outputs_a_call_needs_at_most_one_copy_of_the_features(
+    channels, side, packed
+):
+    features, output = (n * channels * 4 / MEGABYTE for n in (side * side, 400 * 49))
+    code = """
 def peak():
     return int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]) / 1024
 
 generator = torch.Generator().manual_seed(0)
-features = torch.randn(1, 512, 200, 200, requires_grad=True)  # 78 MB
+features = torch.randn(1, channels, side, side, requires_grad=True)
 corner = torch.rand(400, 2, generator=generator) * 100
 rois = torch.cat([torch.zeros(400, 1), corner, corner + 20 + 80 * torch.rand(400, 2)], 1)
+rois *= side / 200
 roi_align(features[:, :32], rois, 7).sum().backward()
 features.grad = None
-grad = torch.ones(400, 512, 7, 7)  # 38 MB
+grad = torch.ones(400, channels, 7, 7)
 Path("/proc/self/clear_refs").write_text("5")  # VmHWM is VmRSS again
 before = peak()
-output = roi_align(features, rois, 7)  # 38 MB
+output = roi_align(features, rois, 7)
 forward = peak() - before
-(result,) = torch.autograd.grad(output, features, grad)  # 78 MB
+(result,) = torch.autograd.grad(output, features, grad)
 print(forward, peak() - before)
-""")
+"""
+    process = run(f"channels, side = {channels}, {side}\n{code}")
     assert process.returncode == 0, process.stderr
     forward, both = map(float, process.stdout.split())
-    assert 38 <= forward <= 38 + 78
-    assert 38 + 78 <= both <= 38 + 78 + 78
+    assert output <= forward <= output + packed
+    assert output + features <= both <= output + features + packed
 
 
 def test_a_kept_result_is_shared_saved_and_copied_but_does_not_grow(tmp_path):

@@ -42,7 +42,7 @@ def compiled(directory, *flags):
     from torch.utils.cpp_extension import include_paths, library_paths
 
     if shutil.which(COMPILER) is None:
-        pytest.skip(f"no C++ compiler: there is no {COMPILER}")
+        pytest.skip(f"there is no {COMPILER}: apt-get install g++, or set CXX")
     library = directory / "emulation.so"
     command = [
         *(COMPILER, "-std=c++17", "-shared", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off"),
@@ -276,7 +276,7 @@ def test_no_access_is_out_of_bounds(tmp_path):
         )
         preload.append(asked.stdout.strip())
     if not all(map(os.path.isabs, preload)):
-        pytest.skip(f"{COMPILER} comes without its address sanitizer")
+        pytest.skip(f"{COMPILER} comes without its address sanitizer: set CXX=g++")
     flags = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-O1", "-g1")
     library = compiled(tmp_path, *flags)
     in_emulation(
