@@ -1,6 +1,6 @@
-# `make demo` and `make test` bring everything they need; see tools/setup.py.
+# `make demo` and `make test` bring everything they need; see tools/make_venv.py.
 PYTHON ?= python3
-NATIVE = csrc/* tests/*.cpp $(shell find tests/cuda_emulation -type f)
+NATIVE = $(shell find csrc tests/layers -name '*.h' -o -name '*.inc' -o -name '*.cpp' -o -name '*.cu*')
 
 .PHONY: demo test test-all setup lint format clean
 
@@ -15,7 +15,7 @@ test-all: setup   ## the slow ones too
 
 setup:   ## .venv with torch, detectron2 and the compiled op; seconds when it is there
 	@command -v $(PYTHON) >/dev/null || { echo "setup: there is no '$(PYTHON)': apt-get install python3 python3-venv python3-dev, or make PYTHON=..." >&2; exit 1; }
-	@$(PYTHON) tools/setup.py
+	@$(PYTHON) tools/make_venv.py
 
 lint: setup
 	.venv/bin/ruff check .

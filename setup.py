@@ -19,6 +19,8 @@ except ImportError:
         "first, then `pip install --no-build-isolation .`"
     )
 
+ROOT = Path(__file__).resolve().parent
+
 
 def find_cuda_home():
     """The first place with both nvcc and the headers; nvcc on the PATH may be a wrapper."""
@@ -74,12 +76,12 @@ def native_extension():
     defines = ["-DTORCH_TARGET_VERSION=0x020a000000000000"]
     # Coordinates are rounded step by step, the same everywhere: see csrc/roi_align_geometry.h.
     # Error messages name their source file, relative to here.
-    prefix = f"-ffile-prefix-map={Path(__file__).resolve().parent}/="
+    prefix = f"-ffile-prefix-map={ROOT}/="
     flags = {"cxx": [*defines, "-O3", "-ffp-contract=off", "-fvisibility=hidden", "-g0", prefix]}
-    sources = [str(path) for path in sorted(Path("csrc").glob("*.cpp"))]
+    sources = [str(path) for path in sorted(Path("csrc").rglob("*.cpp"))]
     libraries, library_dirs = ["torch", "torch_cpu", "c10"], library_paths()
     if WITH_CUDA:
-        sources.append("csrc/roi_align_cuda.cu")
+        sources.append("csrc/cuda/roi_align.cu")
         flags["nvcc"] = [*defines, "-DUSE_CUDA", "-O3", "--fmad=false", "-Xcompiler", prefix]
         # Static, so that the library also loads where there is no CUDA at all.
         libraries += ["cudart_static", "rt", "dl", "pthread"]
@@ -87,8 +89,14 @@ def native_extension():
     return Extension(
         "mrcnn_plugin._C",
         sources,
-        depends=[str(path) for path in sorted(Path("csrc").glob("*.*h"))],
-        include_dirs=include_paths(device_type="cuda" if WITH_CUDA else "cpu"),
+        depends=[
+            str(path)
+            for path in sorted([*Path("csrc").rglob("*.*h"), *Path("csrc").rglob("*.inc")])
+        ],
+        include_dirs=[
+            str(Path(__file__).resolve().parent / "csrc"),
+            *include_paths(device_type="cuda" if WITH_CUDA else "cpu"),
+        ],
         library_dirs=library_dirs,
         libraries=libraries,
         extra_compile_args=flags,

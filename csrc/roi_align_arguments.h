@@ -9,7 +9,7 @@
 #include <type_traits>
 #include <vector>
 
-#include "roi_align_kernels.h"
+#include "cpu/kernels.h"
 
 namespace mrcnn_plugin {
 

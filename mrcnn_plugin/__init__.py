@@ -16,19 +16,19 @@ for _package, _mend in _MENDS.items():
     if importlib.util.find_spec(_package) is None:
         raise ImportError(f"mrcnn_plugin needs {_package}, which is not installed: {_mend}")
 
-from .roi_align import RoIAlign, roi_align  # noqa: E402, I001  first: it loads the compiled op
-from .backbone import build_mrcnn_resnet_c4_backbone  # noqa: E402
+from .layers.roi_align import RoIAlign, roi_align  # noqa: E402, I001  first: it loads the compiled op
+from .modeling.backbone import build_mrcnn_resnet_c4_backbone  # noqa: E402
 from .config import add_mrcnn_config  # noqa: E402
-from .mask_head import MRCNNMaskFCNHead  # noqa: E402
-from .multiscale_roi_align import MultiScaleRoIAlign, multiscale_roi_align  # noqa: E402
-from .roi_heads import (  # noqa: E402
+from .modeling.mask_head import MRCNNMaskFCNHead  # noqa: E402
+from .layers.multiscale_roi_align import MultiScaleRoIAlign, multiscale_roi_align  # noqa: E402
+from .modeling.roi_heads import (  # noqa: E402
     MRCNNCascadeROIHeads,
     MRCNNRes5ROIHeads,
     MRCNNStandardROIHeads,
 )
-from .rpn import MRCNNRPN, MRCNNRPNHead  # noqa: E402
-from . import torchvision_weights  # noqa: E402, F401  registers torchvision:// addresses
-from .use_roi_align import use_roi_align  # noqa: E402
+from .modeling.rpn import MRCNNRPN, MRCNNRPNHead  # noqa: E402
+from .checkpoint import torchvision as _  # noqa: E402, F401  registers torchvision:// addresses
+from .modeling.use_roi_align import use_roi_align  # noqa: E402
 
 __all__ = [
     "MRCNNRPN",

@@ -79,11 +79,11 @@ step build 180 "$python" setup.py build_ext --inplace || finish
 step tests 180 "$python" -m pytest -q -p no:cacheprovider -m gpu tests
 
 # Without torch's cache every tensor is an allocation of its own, so that reading past one shows.
-small=(-m pytest -q -p no:cacheprovider -m gpu tests/test_roi_align_cuda.py
+small=(-m pytest -q -p no:cacheprovider -m gpu tests/layers/test_roi_align_cuda.py
   -k "hostile or no_image or no_level or any_argmax or empty or layout or every_op")
 # What kernels other than ours write may count as never written: a test whose inputs are copied from
 # the host, and whose kernels are all ours. (They use no shared memory, so racecheck has no work.)
-ours=(-m pytest -q -p no:cacheprovider -m gpu tests/test_roi_align_cuda.py -k every_op)
+ours=(-m pytest -q -p no:cacheprovider -m gpu tests/layers/test_roi_align_cuda.py -k every_op)
 if [ -n "$sanitizer" ]; then
   PYTORCH_NO_CUDA_MEMORY_CACHING=1 step memcheck 90 "$sanitizer" --tool memcheck \
     --error-exitcode 9 --target-processes all "$python" "${small[@]}"
@@ -95,6 +95,6 @@ else
   note initcheck "skipped: no compute-sanitizer" 0
 fi
 
-step benchmark 150 "$python" tests/benchmarks/bench_roi_align.py
+step benchmark 150 "$python" benchmarks/roi_align.py
 
 finish

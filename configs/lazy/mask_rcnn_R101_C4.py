@@ -10,8 +10,8 @@ from detectron2.modeling.meta_arch import GeneralizedRCNN
 from detectron2.modeling.roi_heads import FastRCNNOutputLayers
 
 from mrcnn_plugin import MRCNNRPN, MRCNNMaskFCNHead, MRCNNRes5ROIHeads, MRCNNRPNHead
-from mrcnn_plugin.backbone import res5_stage, resnet_c4
-from mrcnn_plugin.pooler import RoIAlignPooler
+from mrcnn_plugin.modeling.backbone import res5_stage, resnet_c4
+from mrcnn_plugin.modeling.pooler import RoIAlignPooler
 
 DEPTH, NUM_CLASSES = 101, 80
 

@@ -65,7 +65,7 @@ def _check_structure(content: Any, json_file: str) -> None:
         found = f"the keys {sorted(content)[:8]}" if isinstance(content, dict) else "a list"
         raise DataError(
             f"{json_file} is not COCO json: it lacks the list(s) {', '.join(missing)} and has "
-            f"{found}. `tools/dataset.py convert` reads labelme, VIA and mask PNGs"
+            f"{found}. `mrcnn dataset convert` reads labelme, VIA and mask PNGs"
         )
     faults = []
     for section, keys in _REQUIRED.items():

@@ -127,7 +127,7 @@ def _check_file(image: dict, root: str, findings: Findings, *, decode: bool) -> 
         findings.bad_image(image["id"], path, "size-mismatch", fault, hint)
     elif header.orientation != 1 and stored == shown:
         fault = f"EXIF orientation {header.orientation} turns or mirrors it within the same size"
-        hint = "see with `tools/dataset.py draw` that masks lie on the objects"
+        hint = "see with `mrcnn dataset draw` that masks lie on the objects"
         findings.warning("exif-rotation", fault, file=path, image_id=image["id"], action=hint)
 
 

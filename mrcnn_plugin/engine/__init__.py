@@ -1,7 +1,8 @@
 """What stands around the model in training: trainer, checkpointer, checks before the start."""
 
-from .checkpoint import ReportingCheckpointer
+from ..checkpoint.checkpointer import ReportingCheckpointer
 from .datasets import add_dataset_arguments, check_data, use_datasets
+from .hooks.report import write_report
 from .learning_rate import LearningRate, fit_learning_rate
 from .logs import start_logging
 from .nonfinite import NonFiniteError, replay
@@ -12,7 +13,6 @@ from .preflight import (
     preflight_message,
     use_available_device,
 )
-from .report_hook import write_report
 from .trainer import MRCNNTrainer
 
 __all__ = [

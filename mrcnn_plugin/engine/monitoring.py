@@ -6,13 +6,13 @@ from detectron2.engine import HookBase, hooks
 from detectron2.utils import comm
 from torch import nn
 
-from .best import BestWeights, EarlyStopping
-from .ema import EMAHook
+from .hooks.best_weights import BestWeights, EarlyStopping
+from .hooks.ema import EMAHook
+from .hooks.progress import ProgressLine
+from .hooks.report import ReportHook
+from .hooks.validation_loss import build_validation_loader, validation_loss
 from .nonfinite import StepRecorder, amp_dtype_of
-from .progress import ProgressLine
-from .report_hook import ReportHook
-from .step import TrainStep
-from .validation_loss import build_validation_loader, validation_loss
+from .train_step import TrainStep
 
 
 def build_step(cfg: CfgNode, model: nn.Module, data_loader, optimizer) -> TrainStep:

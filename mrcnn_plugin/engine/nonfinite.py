@@ -11,7 +11,7 @@ from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
 
 from .rng import set_rng_state
-from .step import NonFiniteStep, forward, split
+from .train_step import NonFiniteStep, forward, split
 
 
 class NonFiniteError(FloatingPointError):
@@ -44,7 +44,7 @@ class StepRecorder:
             + ". The step was not taken.\n"
             f"  images of the batch:\n    {images}\n"
             f"  last good checkpoint: {self._last_checkpoint()}\n"
-            f"  see it again: python tools/replay_step.py {file}\n"
+            f"  see it again: mrcnn replay {file}\n"
             "  common causes: a learning rate too high for the batch (--auto-scale-lr), no warm-up "
             "(SOLVER.WARMUP_ITERS), faulty boxes in the data; SOLVER.CLIP_GRADIENTS.ENABLED helps"
         )

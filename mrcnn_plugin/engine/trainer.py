@@ -17,10 +17,10 @@ from detectron2.evaluation import (
 from detectron2.modeling import GeneralizedRCNNWithTTA
 from detectron2.utils import comm
 
+from ..checkpoint.checkpointer import ReportingCheckpointer
 from ..evaluation import MendingCOCOEvaluator, inference_folder
-from .checkpoint import ReportingCheckpointer
+from .hooks.wandb_writer import WandbWriter
 from .monitoring import add_monitoring_hooks, build_step
-from .wandb_writer import WandbWriter
 
 logger = logging.getLogger(__name__)
 

@@ -1,12 +1,12 @@
 """COCO evaluation, its analysis, and the pages and pictures that show it."""
 
 from .analysis import inference_folder
-from .coco import MendingCOCOEvaluator
-from .comparison import build_comparison
-from .draw import draw_comparison, save_run_picture
-from .rebuild import has_analysis, rebuild_analysis
-from .report import build_report
-from .run_info import write_run_info
+from .evaluator import MendingCOCOEvaluator
+from .report.build import build_report
+from .report.comparison import build_comparison
+from .report.draw import draw_comparison, save_run_picture
+from .report.rebuild import has_analysis, rebuild_analysis
+from .report.run_info import write_run_info
 
 __all__ = [
     "MendingCOCOEvaluator",

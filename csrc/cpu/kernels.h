@@ -1,0 +1,124 @@
+// The inner loops of RoIAlign on the CPU, as the rest of the program sees them: plain data in,
+// plain data out, one table of functions for every instruction set (see cpu/kernels.inc).
+//
+// They work on slabs: `lanes` channels of a map or of a RoI's bins, repacked so that the channel is
+// the innermost dimension. The padding lanes of a slab that is not full are zero.
+#pragma once
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+#include <torch/headeronly/util/BFloat16.h>
+#include <torch/headeronly/util/Half.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <type_traits>
+#include <utility>
+
+#include "roi_align_geometry.h"
+
+namespace mrcnn_plugin {
+
+/// Sums are float32, or float64 for float64 features.
+template <typename T>
+using accumulate_t = std::conditional_t<std::is_same_v<T, double>, double, float>;
+
+/// Argmax as wide as the values it belongs to, so that both fill the same vectors.
+template <typename acc_t>
+using index_t = std::conditional_t<sizeof(acc_t) == 8, int64_t, int32_t>;
+
+/// A slab outside a slab: `lanes` channels of height x width elements of a tensor of any layout.
+template <typename T>
+struct Plane {
+  T* data;
+  int64_t lanes, height, width;
+  int64_t channel_stride, row_stride, column_stride;
+  bool streamed;  // written once and too large for the caches
+};
+
+/// One term of a weighted sum.
+template <typename acc_t>
+struct Term {
+  int64_t at;
+  acc_t weight;
+};
+
+/// Weighted sums on one axis: sum i has the terms [starts[i], starts[i + 1]). With `each` > 0 every
+/// sum has that many; the missing ones weigh zero and point one past the input, where zeros are.
+template <typename acc_t>
+struct Sums {
+  const Term<acc_t>* terms;
+  const int64_t* starts;
+  int64_t count, each;
+};
+
+/// A sample on one axis, between the pixels lo and hi. A neighbour that weighs nothing is not read:
+/// on the x axis hi is then one past the input, where zeros are.
+template <typename acc_t>
+struct Sample {
+  int64_t index, lo, hi;
+  acc_t w_lo, w_hi;
+};
+
+/// Bin i has the samples [starts[i], starts[i + 1]); cut[i]: and others off the map.
+template <typename acc_t>
+struct Samples {
+  const Sample<acc_t>* samples;
+  const int64_t* starts;
+  const char* cut;
+  int64_t count, most;  // bins; the most samples of any
+};
+
+/// A slab, or the part of one that a RoI reaches.
+template <typename acc_t>
+struct Grid {
+  acc_t* data;
+  int64_t row_stride, width;  // in elements; in pixels
+};
+
+/// `scratch` below has room for so many rows of an input, each with a pixel of zeros at its end.
+constexpr int64_t kScratchRows = 8;
+
+template <typename T>
+struct Kernels {
+  using acc_t = accumulate_t<T>;
+
+  int64_t lanes;
+  void (*pack)(const Plane<const T>& from, acc_t* slab);
+  void (*unpack)(const acc_t* slab, const Plane<T>& to, acc_t* scratch);
+  void (*pack_argmax)(const Plane<const int32_t>& from, index_t<acc_t>* slab);
+  void (*unpack_argmax)(const index_t<acc_t>* slab, const Plane<int32_t>& to, int32_t* scratch);
+  /// out[i, j] (+)= the sum over the terms of y[i] and x[j] of weight * weight * in.
+  void (*average)(const Sums<acc_t>& y, const Sums<acc_t>& x, const Grid<const acc_t>& in,
+                  acc_t* scratch, const Grid<acc_t>& out, bool accumulate);
+  void (*maximum)(const Samples<acc_t>& y, const Samples<acc_t>& x, const Grid<const acc_t>& in,
+                  acc_t* scratch, acc_t* out, index_t<acc_t>* argmax);
+  void (*maximum_backward)(const Samples<acc_t>& y, const Samples<acc_t>& x, const acc_t* grad_out,
+                           const index_t<acc_t>* argmax, acc_t* scratch, const Grid<acc_t>& grad);
+};
+
+/// The two widths of a slab: few channels would leave most of a wide one empty.
+constexpr int64_t kWideLanes = 32, kNarrowLanes = 4;
+
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
+#define MRCNN_MULTIPLE_ISAS 1
+#endif
+
+namespace baseline {
+template <typename T>
+Kernels<T> kernels(bool narrow);
+}
+#ifdef MRCNN_MULTIPLE_ISAS
+namespace avx2 {
+template <typename T>
+Kernels<T> kernels(bool narrow);
+}
+namespace avx512 {
+template <typename T>
+Kernels<T> kernels(bool narrow);
+}
+#endif
+
+}  // namespace mrcnn_plugin

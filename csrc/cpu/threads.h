@@ -1,0 +1,78 @@
+// Memory and threads for RoIAlign on the CPU.
+#pragma once
+
+#include <torch/csrc/stable/ops.h>
+
+#include <algorithm>
+#include <atomic>
+#include <memory>
+#include <new>
+
+#include "cpu/kernels.h"
+
+namespace mrcnn_plugin {
+
+/// Memory that is not initialised, on a cache line.
+template <typename E>
+class Buffer {
+ public:
+  explicit Buffer(int64_t count)
+      : data_(static_cast<E*>(::operator new(count * sizeof(E), kAlignment))) {}
+  E* data() const { return data_.get(); }
+
+ private:
+  static constexpr std::align_val_t kAlignment{64};
+  struct Delete {
+    void operator()(E* data) const { ::operator delete(data, kAlignment); }
+  };
+  std::unique_ptr<E, Delete> data_;
+};
+
+/// Channels [channel, channel + lanes) of an image.
+struct Slab {
+  int64_t index, image, channel, lanes;
+};
+
+/// The slabs of a batch of maps, for threads to own.
+struct SlabLoop {
+  int64_t channels, lanes, slabs_per_image, slabs;
+  bool narrow;
+
+  SlabLoop(int64_t batch, int64_t channels)
+      : channels(channels), narrow(channels <= 2 * kNarrowLanes) {
+    lanes = narrow ? kNarrowLanes : kWideLanes;
+    slabs_per_image = (channels + lanes - 1) / lanes;
+    slabs = batch * slabs_per_image;
+  }
+
+  /// How many parts the RoIs of a slab are divided into where there are more threads than slabs.
+  int64_t parts() const {
+    const int64_t threads = torch::stable::get_num_threads();
+    return slabs == 0 || slabs >= threads ? 1 : (2 * threads + slabs - 1) / slabs;
+  }
+
+  /// Calls work(slab, part, space) for all parts of all slabs, in parallel if that pays: `cost` is
+  /// about the number of pixels and bins of a part. make_space() makes a thread's own `space`.
+  template <typename MakeSpace, typename Work>
+  void run(int64_t parts, int64_t cost, const MakeSpace& make_space, const Work& work) const {
+    constexpr int64_t kSmall = int64_t{1} << 20;  // elements: a fraction of a millisecond
+    const int64_t grain = 1 + kSmall / (1 + cost * lanes);
+    const int64_t tasks = slabs * parts, threads = torch::stable::get_num_threads();
+    // Each thread takes the next task when it has done one: a thread whose core is busy elsewhere
+    // does not hold up the others.
+    std::atomic<int64_t> next{0};
+    torch::stable::parallel_for(0, std::min(threads, tasks / grain + 1), 1, [&](int64_t, int64_t) {
+      auto space = make_space();
+      for (int64_t i = next++; i < tasks; i = next++) {
+        const int64_t index = i / parts, channel = index % slabs_per_image * lanes;
+        work(Slab{index, index / slabs_per_image, channel, std::min(lanes, channels - channel)},
+             i % parts, space);
+      }
+#if defined(__x86_64__)
+      _mm_sfence();  // what has been stored past the caches
+#endif
+    });
+  }
+};
+
+}  // namespace mrcnn_plugin

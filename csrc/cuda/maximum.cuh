@@ -1,0 +1,117 @@
+// The maximum of RoIAlign on CUDA and its gradient.
+#pragma once
+
+#include "cuda/plan_backward.cuh"
+
+namespace mrcnn_plugin {
+
+/// The value of a sample, from the pixel at its lower corner; neighbours of weight zero are not
+/// read.
+template <typename acc_t, typename T>
+__device__ acc_t sample_value(const T* corner, int64_t row_stride, int64_t column_stride,
+                              const PlanSample<acc_t>& y, const PlanSample<acc_t>& x) {
+  const auto column = [&](const T* pixel) {
+    const acc_t lo = static_cast<acc_t>(*pixel);
+    if (y.w_hi == 0) return lo;
+    return y.w_lo * lo + y.w_hi * static_cast<acc_t>(pixel[row_stride]);
+  };
+  const acc_t lo = column(corner);
+  if (x.w_hi == 0) return lo;
+  return x.w_lo * lo + x.w_hi * column(corner + column_stride);
+}
+
+/// Keeps the greater of `best` and `value`; the earlier of equals; a NaN over any number.
+template <typename acc_t>
+__device__ void keep_greater(acc_t value, int32_t index, acc_t& best, int32_t& argmax) {
+  if (argmax >= 0 && (value <= best || best != best)) return;
+  best = value;
+  argmax = index;
+}
+
+template <typename acc_t, typename T>
+__device__ void find_maximum(const List<PlanSample<acc_t>>& y, const List<PlanSample<acc_t>>& x,
+                             const Channels<const T>& map, int64_t n, acc_t* best,
+                             int32_t* winner) {
+  for (int32_t i = 0; i < y.count; ++i) {
+    const PlanSample<acc_t> y_sample = y.entries[i];
+    for (int32_t j = 0; j < x.count; ++j) {
+      const PlanSample<acc_t> x_sample = x.entries[j];
+      const T* corner = map.at(n, y_sample.lo, x_sample.lo);
+      const int32_t index = y_sample.index << kArgmaxBits | x_sample.index;
+#pragma unroll
+      for (int k = 0; k < kChannels; ++k) {
+        const acc_t value = sample_value(corner + map.offsets[k], map.row_stride, map.column_stride,
+                                         y_sample, x_sample);
+        keep_greater(value, index, best[k], winner[k]);
+      }
+    }
+  }
+}
+
+/// Only samples on the map have an index; those off it count as zero, which wins when all others
+/// are negative (index -1: no gradient).
+template <typename T>
+__global__ void maximum_kernel(Maps<const T> maps, BinPlan<PlanSample<accumulate_t<T>>> plan,
+                               Tiling tiling, View<T> output, View<int32_t> argmax) {
+  using acc_t = accumulate_t<T>;
+  const int64_t thread = thread_index();
+  if (thread >= tiling.threads()) return;
+  const Cell cell(thread, tiling);
+  const Target target = plan.targets[cell.n];
+  acc_t best[kChannels] = {};
+  int32_t winner[kChannels];
+  for (int k = 0; k < kChannels; ++k) winner[k] = -1;
+  if (target.image >= 0) {
+    const Channels<const T> map(maps.levels[target.level], cell);
+    const auto y = plan.axes[0].list(cell.n, cell.y), x = plan.axes[1].list(cell.n, cell.x);
+    find_maximum(y, x, map, target.image, best, winner);
+    for (int k = 0; k < kChannels; ++k) {
+      if ((y.cut || x.cut) && best[k] < 0) best[k] = 0, winner[k] = -1;
+    }
+  }
+  store(output, cell, best);
+  store(argmax, cell, winner);
+}
+
+/// Adds the gradient of the bin to the channels whose maximum is this sample.
+template <typename acc_t, typename T>
+__device__ void add_if_winner(const PlanTerm<acc_t>& y, const PlanTerm<acc_t>& x,
+                              const Channels<const T>& grads,
+                              const Channels<const int32_t>& winners, int64_t r, acc_t* sum) {
+  constexpr int32_t sample = kMostSamplesMax;  // the low bits of a term's position
+  const int32_t p = y.at >> kArgmaxBits, q = x.at >> kArgmaxBits;
+  const int32_t index = (y.at & sample) << kArgmaxBits | (x.at & sample);
+  const int32_t* winner = winners.at(r, p, q);
+  const T* grad = grads.at(r, p, q);
+  const acc_t weight = y.weight * x.weight;
+#pragma unroll
+  for (int k = 0; k < kChannels; ++k) {
+    if (winner[winners.offsets[k]] != index) continue;
+    sum[k] = multiply_add(weight, static_cast<acc_t>(grad[grads.offsets[k]]), sum[k]);
+  }
+}
+
+/// A pixel has a share of the gradient of each bin whose maximum is a sample beside the pixel.
+template <typename T>
+__global__ void maximum_backward_kernel(View<const T> grad_output, View<const int32_t> argmax,
+                                        PixelPlan<accumulate_t<T>> plan, Tiling tiling,
+                                        View<T> grad_features) {
+  using acc_t = accumulate_t<T>;
+  const int64_t thread = thread_index();
+  if (thread >= tiling.threads()) return;
+  const Cell cell(thread, tiling);
+  const Channels<const T> grads(grad_output, cell);
+  const Channels<const int32_t> winners(argmax, cell);
+  acc_t sum[kChannels] = {};
+  plan.each_roi(cell.n * tiling.height + cell.y, cell.x, [&](int64_t r) {
+    const auto y = plan.axes[0].list(r, cell.y), x = plan.axes[1].list(r, cell.x);
+    for (int32_t i = 0; i < y.count; ++i) {
+      for (int32_t j = 0; j < x.count; ++j) {
+        add_if_winner(y.entries[i], x.entries[j], grads, winners, r, sum);
+      }
+    }
+  });
+  store(grad_features, cell, sum);
+}
+
+}  // namespace mrcnn_plugin

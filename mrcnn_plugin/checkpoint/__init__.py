@@ -1,0 +1,1 @@
+"""Reads, converts and writes weight files and checkpoints."""

@@ -1,0 +1,1 @@
+"""The command `mrcnn`, with one module per subcommand."""

@@ -1,0 +1,1 @@
+"""Hooks of the trainer, one per file, and the writer for Weights & Biases."""

@@ -1,0 +1,93 @@
+"""An exponential moving average of the weights, evaluated and saved in place of the last ones."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+from detectron2.engine import HookBase
+from detectron2.utils import comm
+from torch import Tensor, nn
+
+from ...checkpoint.checkpointer import save_weights
+
+
+class EMAHook(HookBase):
+    """Keeps `average <- d * average + (1 - d) * weights` of every floating tensor of a model.
+
+    d is `min(decay, (1 + t) / (10 + t))` after t steps, so that random first weights are forgotten
+    soon. The average is part of the checkpoint, and `<output_dir>/model_ema.pth` at the end.
+    """
+
+    def __init__(self, model: nn.Module, decay: float, output_dir: str):
+        """
+        Args:
+            model: the model in training, wrapped or not.
+            decay: d in (0, 1).
+            output_dir: where `model_ema.pth` goes.
+
+        Raises:
+            ValueError: decay is outside (0, 1).
+        """
+        if not 0 < decay < 1:
+            raise ValueError(
+                f"MODEL.MRCNN.EMA_DECAY is {decay}; expected 0 (off) or a value below 1, like 0.999"
+            )
+        self.model = getattr(model, "module", model)
+        self.decay = decay
+        self.file = Path(output_dir, "model_ema.pth")
+        self.num_steps = 0
+        self.average: dict[str, Tensor] | None = None
+
+    def before_train(self):
+        if self.average is None:  # not resumed
+            self.average = {name: tensor.clone() for name, tensor in self._weights().items()}
+
+    def after_step(self):
+        self.num_steps += 1
+        decay = min(self.decay, (1 + self.num_steps) / (10 + self.num_steps))
+        weights = self._weights()
+        torch._foreach_lerp_(
+            [self.average[name] for name in weights], [*weights.values()], 1 - decay
+        )
+
+    def after_train(self):
+        if comm.is_main_process() and self.num_steps:
+            with self.applied():
+                save_weights(self.file, self.model, iteration=self.trainer.iter - 1)
+
+    def _weights(self) -> dict[str, Tensor]:
+        state = self.model.state_dict()
+        return {name: tensor for name, tensor in state.items() if tensor.is_floating_point()}
+
+    @contextlib.contextmanager
+    def applied(self) -> Iterator[None]:
+        """The model has the averaged weights inside, and its own again afterwards."""
+        if self.average is None:
+            raise RuntimeError("there is no average yet: EMAHook.before_train has not run")
+        weights = self._weights()
+        own = {name: tensor.clone() for name, tensor in weights.items()}
+        try:
+            for name, tensor in weights.items():
+                tensor.copy_(self.average[name])
+            yield
+        finally:
+            for name, tensor in weights.items():
+                tensor.copy_(own[name])
+
+    def evaluating(self, function: Callable) -> Callable:
+        """`function`, called while the averaged weights are in the model."""
+
+        def with_average(*args, **kwargs):
+            with self.applied():
+                return function(*args, **kwargs)
+
+        return with_average
+
+    def state_dict(self) -> dict:
+        return {"num_steps": self.num_steps, "average": self.average} if self.average else {}
+
+    def load_state_dict(self, state: dict) -> None:
+        device = next(self.model.parameters()).device
+        self.num_steps = state["num_steps"]
+        self.average = {name: tensor.to(device) for name, tensor in state["average"].items()}

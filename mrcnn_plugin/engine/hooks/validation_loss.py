@@ -1,0 +1,110 @@
+"""The training losses on held-out images with ground truth, measured without a trace in training.
+
+detectron2's test loader drops annotations and its models return no losses in evaluation mode. Here
+the held-out images come with ground truth at test-time size, and the model computes its losses as
+in training, with three differences: no gradients, batch norm by its running statistics, no dropout.
+"""
+
+import contextlib
+import logging
+from collections import Counter
+from collections.abc import Iterable, Iterator
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import (
+    DatasetMapper,
+    build_detection_test_loader,
+    get_detection_dataset_dicts,
+)
+from detectron2.data import detection_utils as utils
+from detectron2.utils import comm
+from detectron2.utils.events import EventStorage
+from torch import nn
+from torch.utils.data import DataLoader
+
+from ..rng import preserved_rng
+
+logger = logging.getLogger(__name__)
+
+# Anchors and proposals are sampled: with the same draws every time, changes are the model's.
+_SEED = 0
+
+
+def build_validation_loader(cfg: CfgNode) -> DataLoader:
+    """Batches of one image of `DATASETS.TEST` with its `instances`, resized as for testing.
+
+    Images without annotations are left out when `DATALOADER.FILTER_EMPTY_ANNOTATIONS` leaves them
+    out of training. Several processes get a share each.
+
+    Raises:
+        ValueError: `DATASETS.TEST` is empty, or a data set has no annotations.
+    """
+    if not cfg.DATASETS.TEST:
+        raise ValueError("MODEL.MRCNN.VAL_LOSS needs DATASETS.TEST, which is empty")
+    dataset = get_detection_dataset_dicts(
+        list(cfg.DATASETS.TEST),
+        filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS,
+        check_consistency=False,
+    )
+    if not all("annotations" in image for image in dataset):
+        raise ValueError(
+            f"MODEL.MRCNN.VAL_LOSS: {cfg.DATASETS.TEST} has images without ground truth (a test "
+            "set whose json has no 'annotations'?). Name annotated data sets in DATASETS.TEST, or "
+            "set MODEL.MRCNN.VAL_LOSS False"
+        )
+    mapper = DatasetMapper(
+        is_train=True,  # keeps the annotations; the augmentations are those of testing
+        augmentations=utils.build_augmentation(cfg, is_train=False),
+        image_format=cfg.INPUT.FORMAT,
+        use_instance_mask=cfg.MODEL.MASK_ON,
+        instance_mask_format=cfg.INPUT.MASK_FORMAT,
+    )
+    return build_detection_test_loader(
+        dataset, mapper=mapper, num_workers=cfg.DATALOADER.NUM_WORKERS
+    )
+
+
+def validation_loss(model: nn.Module, loader: Iterable[list[dict]]) -> dict[str, float]:
+    """Mean losses over the images of a loader; weights, statistics and generators stay untouched.
+
+    Args:
+        model: a detectron2 model, also wrapped for distributed training.
+        loader: batches of one image with `instances`; of each process its share.
+
+    Returns:
+        `{"total_loss": ..., "loss_cls": ..., ...}` over the images of all processes, each image
+        with equal weight; empty on processes other than the first.
+    """
+    model = getattr(model, "module", model)
+    sums, num_images = Counter(), 0
+    with preserved_rng(_SEED), EventStorage(), torch.no_grad(), _computing_losses(model):
+        for batch in loader:
+            for name, value in model(batch).items():
+                sums[name] += float(value) * len(batch)
+            num_images += len(batch)
+    gathered = comm.gather((dict(sums), num_images))
+    if not comm.is_main_process():
+        return {}
+    num_images = sum(count for _, count in gathered)
+    names = dict.fromkeys(name for part, _ in gathered for name in part)
+    means = {name: sum(part.get(name, 0.0) for part, _ in gathered) / num_images for name in names}
+    means = {"total_loss": sum(means.values()), **means}
+    values = ", ".join(f"{name} {value:.4g}" for name, value in means.items())
+    logger.info(f"Validation loss over {num_images} images: {values}")
+    return means
+
+
+@contextlib.contextmanager
+def _computing_losses(model: nn.Module) -> Iterator[None]:
+    """Training mode, except for the layers that would then change state or draw at random."""
+    was_training = {module: module.training for module in model.modules()}
+    model.train()
+    for module in model.modules():
+        if isinstance(module, (nn.modules.batchnorm._NormBase, nn.modules.dropout._DropoutNd)):
+            module.training = False
+    try:
+        yield
+    finally:
+        for module, training in was_training.items():
+            module.training = training

@@ -1,0 +1,103 @@
+"""Several runs on one page: their last APs, their curves, and what their configs do not share."""
+
+from pathlib import Path
+
+from detectron2.config import CfgNode
+
+from ..analysis import inference_folder, load_analysis
+from . import figures
+from .build import figure, render
+from .metrics_log import evaluations, metric_prefix, read_metrics
+from .tables import METRICS, TASKS, cell, flatten
+
+
+def build_comparison(cfgs: list[CfgNode], file: str | Path) -> Path:
+    """Write a page that compares runs.
+
+    Args:
+        cfgs: of two runs or more; the first is what the others are compared with.
+        file: the page.
+
+    Raises:
+        ValueError: fewer than two runs.
+    """
+    if len(cfgs) < 2:
+        raise ValueError(f"a comparison needs two runs or more, got {len(cfgs)}")
+    names = short_names([cfg.OUTPUT_DIR for cfg in cfgs])
+    logs = {n: read_metrics(Path(c.OUTPUT_DIR, "metrics.json")) for n, c in zip(names, cfgs)}
+    page = render(
+        "comparison.html.j2",
+        runs=names,
+        tables=_tables([last_results(cfg) for cfg in cfgs]),
+        curves=[
+            figure("Total loss", "", figures.draw(figures.plot_total_loss, logs)),
+            figure("AP", "of the evaluations in training", figures.draw(figures.plot_ap, logs)),
+        ],
+        differences=config_differences(cfgs),
+    )
+    Path(file).write_text(page, encoding="utf-8")
+    return Path(file)
+
+
+def short_names(folders: list[str]) -> list[str]:
+    """The last parts of paths that tell them apart."""
+    parts = [Path(folder).resolve().parts for folder in folders]
+    for length in range(1, max(map(len, parts)) + 1):
+        names = ["/".join(p[-length:]) for p in parts]
+        if len(set(names)) == len(names):
+            return names
+    return [f"{p[-1]} ({i})" for i, p in enumerate(parts, start=1)]  # the same folder twice
+
+
+def last_results(cfg: CfgNode) -> dict[str, dict[str, float | None]]:
+    """By data set, the APs of a run's last evaluation by the names of metrics.json."""
+    metrics = read_metrics(Path(cfg.OUTPUT_DIR, "metrics.json"))
+    results = {}
+    for name in cfg.DATASETS.TEST:
+        logged = evaluations(metrics, metric_prefix(name, cfg.DATASETS.TEST))
+        analysis = load_analysis(inference_folder(cfg, name))
+        results[name] = flatten(analysis) if analysis else (logged[-1][1] if logged else {})
+    return results
+
+
+def _tables(results: list[dict[str, dict]]) -> list[dict]:
+    """A table for each data set that any run was evaluated on."""
+    tables = []
+    for dataset in dict.fromkeys(name for run in results for name in run):
+        values = [run.get(dataset, {}) for run in results]
+        metrics = [f"{task}/{metric}" for task in TASKS for metric in METRICS]
+        classes = [k for run in values for k in run if k.startswith(("bbox/AP-", "segm/AP-"))]
+        rows = [
+            {"name": _label(key), "cells": _row([run.get(key) for run in values])}
+            for key in dict.fromkeys((*metrics, *classes))
+            if any(key in run for run in values)
+        ]
+        tables.append({"name": f"Accuracy on {dataset}", "rows": rows})
+    return tables
+
+
+def _row(values: list[float | None]) -> list[dict]:
+    return [cell(values[0]), *(cell(value, values[0]) for value in values[1:])]
+
+
+def _label(key: str) -> str:
+    task, metric = key.split("/", 1)
+    return f"{TASKS[task]} {metric.replace('AP-', 'AP, ')}"
+
+
+def config_differences(cfgs: list[CfgNode]) -> list[dict]:
+    """Keys whose values differ between configs, `OUTPUT_DIR` apart: `key`, `of_runs`."""
+    flat = [_flatten_config(cfg) for cfg in cfgs]
+    keys = sorted({key for config in flat for key in config} - {"OUTPUT_DIR"})
+    rows = [{"key": key, "of_runs": [config.get(key, "") for config in flat]} for key in keys]
+    return [row for row in rows if len(set(row["of_runs"])) > 1]
+
+
+def _flatten_config(node: CfgNode, prefix: str = "") -> dict[str, str]:
+    flat = {}
+    for key, value in node.items():
+        if isinstance(value, CfgNode):
+            flat.update(_flatten_config(value, f"{prefix}{key}."))
+        else:
+            flat[prefix + key] = str(value)
+    return flat

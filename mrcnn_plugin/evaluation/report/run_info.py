@@ -1,0 +1,74 @@
+"""What a run was: its command, versions and data, left in `OUTPUT_DIR/run.json` for reports."""
+
+import json
+import platform
+import shlex
+import sys
+from datetime import datetime
+from importlib import metadata
+from pathlib import Path
+
+import detectron2
+import numpy
+import torch
+import torchvision
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
+from ...data.statistics import detectron2_statistics
+
+FILE_NAME = "run.json"
+
+
+def write_run_info(cfg: CfgNode) -> None:
+    """Write `run.json` into `OUTPUT_DIR`, and `config.yaml` where `default_setup` has not."""
+    info = {
+        "command": shlex.join(["python", *sys.argv]),
+        "started": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "versions": versions(),
+        "statistics": {},
+    }
+    folder = Path(cfg.OUTPUT_DIR)
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / "config.yaml").exists():
+        (folder / "config.yaml").write_text(cfg.dump())
+    (folder / FILE_NAME).write_text(json.dumps(info, indent=1))
+
+
+def read_run_info(folder: str | Path) -> dict:
+    """What `write_run_info` wrote; empty values for a run that has no `run.json`."""
+    file = Path(folder, FILE_NAME)
+    info = json.loads(file.read_text()) if file.exists() else {}
+    return {"command": "", "started": "", "versions": {}, "statistics": {}, **info}
+
+
+def statistics_of(cfg: CfgNode, info: dict) -> dict[str, dict]:
+    """Statistics of the data sets of a config, counted once a run and kept in `run.json`."""
+    names = dict.fromkeys((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST))
+    missing = [n for n in names if n not in info["statistics"] and n in DatasetCatalog]
+    for name in missing:
+        dicts = DatasetCatalog.get(name)
+        classes = MetadataCatalog.get(name).get("thing_classes", [])
+        info["statistics"][name] = detectron2_statistics(dicts, classes).summary()
+    file = Path(cfg.OUTPUT_DIR, FILE_NAME)
+    if missing and file.exists():
+        file.write_text(json.dumps(info, indent=1))
+    return {name: info["statistics"][name] for name in names if name in info["statistics"]}
+
+
+def versions() -> dict[str, str]:
+    """Of what computes: Python, torch, detectron2, this package, the GPU."""
+    try:
+        own = metadata.version("mrcnn_plugin")
+    except metadata.PackageNotFoundError:
+        own = "run from its source"
+    cuda = torch.cuda.is_available()
+    return {
+        "Python": platform.python_version(),
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+        "detectron2": detectron2.__version__,
+        "mrcnn_plugin": own,
+        "numpy": numpy.__version__,
+        "device": torch.cuda.get_device_name() if cuda else f"CPU, {platform.machine()}",
+    }

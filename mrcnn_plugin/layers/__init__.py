@@ -1,0 +1,1 @@
+"""The native ops and their modules. This folder imports torch only."""

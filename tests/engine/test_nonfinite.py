@@ -1,0 +1,101 @@
+"""A run that meets NaN: what it says, what it leaves, and the step again from the file."""
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from builders import run_python, train
+
+from mrcnn_plugin.engine import MRCNNTrainer, NonFiniteError, replay
+from mrcnn_plugin.engine.nonfinite import StepRecorder
+from mrcnn_plugin.engine.rng import rng_state
+from mrcnn_plugin.engine.train_step import NonFiniteStep
+
+
+def poison(trainer, iteration):
+    """One weight of the mask branch becomes infinite before an iteration."""
+    trainer_step = trainer._trainer.run_step
+
+    def run_step():
+        if trainer.iter == iteration:
+            trainer.model.roi_heads.mask_head.predictor.weight.data[0, 0] = float("inf")
+        trainer_step()
+
+    trainer._trainer.run_step = run_step
+
+
+@pytest.fixture(params=["float32", "bfloat16", "pieces"])
+def stopped(request, shapes_cfg):
+    """(cfg, trainer, error) of a run of five iterations that meets infinity in the third."""
+    opts = ("SOLVER.MAX_ITER", 5, "SOLVER.CHECKPOINT_PERIOD", 2)
+    more = {"bfloat16": ("SOLVER.AMP.ENABLED", True), "pieces": ("MODEL.MRCNN.ACCUMULATE", 2)}
+    cfg = shapes_cfg(*opts, *more.get(request.param, ()))
+    trainer = MRCNNTrainer(cfg)
+    poison(trainer, iteration=2)
+    with pytest.raises(NonFiniteError) as error:
+        trainer.train()
+    return cfg, trainer, str(error.value)
+
+
+def test_the_run_stops_and_says_all_one_needs(stopped):
+    cfg, trainer, message = stopped
+    lines = message.splitlines()
+    assert lines[0].startswith("iteration 2: loss_mask is not finite (")
+    assert "drawn_train/0000" in lines[2] and lines[2].endswith(".png")
+    assert f"last good checkpoint: {cfg.OUTPUT_DIR}/model_0000001.pth" in message
+    (file,) = Path(cfg.OUTPUT_DIR, "nonfinite").iterdir()
+    assert f"mrcnn replay {file}" in message
+    weights = trainer.model.roi_heads.box_predictor.cls_score.weight
+    assert torch.isfinite(weights).all()
+    assert not Path(cfg.OUTPUT_DIR, "model_final.pth").exists()
+
+
+def test_the_file_gives_the_same_losses_again(stopped):
+    cfg, _, _ = stopped
+    (file,) = Path(cfg.OUTPUT_DIR, "nonfinite").iterdir()
+    saved = torch.load(file, weights_only=False)
+    again = replay(file)
+    assert (again.iteration, again.what) == (2, "loss_mask")
+    assert again.module == "roi_heads.mask_head.predictor"
+    assert not math.isfinite(again.losses[-1]["loss_mask"])
+    for name in ("loss_cls", "loss_box_reg", "loss_rpn_cls", "loss_rpn_loc"):
+        assert again.losses[-1][name] == saved["losses"][name]  # samples and all: bit for bit
+
+
+def test_one_command_reproduces_the_step(shapes_cfg):
+    cfg = shapes_cfg()
+    trainer = MRCNNTrainer(cfg)
+    poison(trainer, iteration=0)
+    with pytest.raises(NonFiniteError, match="none yet; it began from random weights") as error:
+        trainer.train()
+    command = str(error.value).split("see it again: python ")[1].splitlines()[0].split()
+    done = run_python(*command)
+    assert done.returncode == 1, done.stderr
+    assert "not finite: loss_mask\nfirst module" in done.stdout
+
+
+def test_nan_proposals_are_reported_as_well(shapes_cfg):
+    """detectron2's RPN raises by itself, before there is a loss to look at."""
+    trainer = MRCNNTrainer(cfg := shapes_cfg())
+    trainer.model.proposal_generator.rpn_head.anchor_deltas.weight.data.fill_(float("nan"))
+    message = r"iteration 0: what the RPN predicts \(detectron2: Predicted boxes"
+    with pytest.raises(NonFiniteError, match=message):
+        trainer.train()
+    (file,) = Path(cfg.OUTPUT_DIR, "nonfinite").iterdir()
+    assert replay(file).module == "proposal_generator.rpn_head.anchor_deltas"
+
+
+def test_a_step_that_does_not_fail_again(shapes_cfg):
+    cfg = shapes_cfg()
+    trainer = MRCNNTrainer(cfg)
+    batch = next(iter(trainer.data_loader))
+    step = NonFiniteStep("loss_mask", {}, batch, batch, rng_state(), iteration=7)
+    again = replay(StepRecorder(cfg, trainer.model).save(step))
+    assert (again.iteration, again.what, again.module) == (7, None, None)
+    assert len(again.losses) == 1 and len(again.losses[0]) == 5
+
+
+def test_a_healthy_run_leaves_nothing(shapes_cfg):
+    train(cfg := shapes_cfg())
+    assert not Path(cfg.OUTPUT_DIR, "nonfinite").exists()

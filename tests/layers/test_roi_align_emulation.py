@@ -1,0 +1,291 @@
+"""The CUDA kernels of RoIAlign without a card: compiled for CPU tensors, thread by thread.
+
+tests/cuda_emulation stands in for the CUDA runtime, so that everything but the hardware is what
+runs on a card. The library takes the place of the package's own in a process of its own.
+"""
+
+import ctypes
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from roi_align_cases import (
+    MODES,
+    PYRAMID_SCALES,
+    SCALE,
+    all_rois,
+    make_features,
+    make_pyramid,
+    make_pyramid_rois,
+    make_rois,
+)
+
+from mrcnn_plugin.layers.multiscale_roi_align import multiscale_roi_align
+from mrcnn_plugin.layers.roi_align import roi_align
+
+TESTS = Path(__file__).resolve().parent
+ROOT = TESTS.parents[1]
+COMPILER = os.environ.get("CXX") or "g++"
+ORDERS = ("forward", "reversed", "shuffled")
+TOLERANCES = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 2e-2}
+# sampling_ratio, aligned, bin_stride; 40 samples are more than a list has room for entries.
+GRIDS = [(0, True, 1), (2, False, 3), (3, True, 2), (40, True, 1)]
+# The definition's tests, but those that are not about kernels and those whose answer CUDA would
+# have to wait for; the card's, but those that need both devices or what only a card has.
+FILES = [f"test_{name}.py" for name in ("roi_align", "roi_align_errors", "roi_align_cuda")]
+FILES += ["test_multiscale_roi_align.py"]
+CPU_ALONE = "opcheck or compile or missing_library or out_of_range or refuses_wrong_shapes"
+CARD_ALONE = "equals_cpu or hostile_boxes or stream or graph or autocast or another_device"
+LEFT_OUT = f"{CPU_ALONE} or cuda_equals_cpu or (test_roi_align_cuda and ({CARD_ALONE}))"
+
+
+def compiled(directory, *flags):
+    """The path of the library, built as setup.py builds the package's."""
+    from torch.utils.cpp_extension import include_paths, library_paths
+
+    if shutil.which(COMPILER) is None:
+        pytest.skip(f"there is no {COMPILER}: apt-get install g++, or set CXX")
+    library = directory / "emulation.so"
+    command = [
+        *(COMPILER, "-std=c++17", "-shared", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off"),
+        *("-DTORCH_TARGET_VERSION=0x020a000000000000", "-DUSE_CUDA"),
+        *("-Wno-unknown-pragmas", "-I", str(TESTS / "cuda_emulation"), "-I", str(ROOT / "csrc")),
+        *(part for path in include_paths(device_type="cpu") for part in ("-isystem", path)),
+        *flags,
+        *(str(ROOT / "csrc/library.cpp"), str(TESTS / "cuda_emulation/roi_align.cpp")),
+        *(f"-L{path}" for path in library_paths()),
+        *("-ltorch", "-ltorch_cpu", "-lc10", "-o", str(library)),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return library
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory):
+    return compiled(tmp_path_factory.mktemp("emulation"), "-O1")
+
+
+def run(library, *command, order="forward", **environment):
+    done = subprocess.run(
+        [sys.executable, *command],
+        cwd=ROOT,
+        env={
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join([*map(str, (ROOT, TESTS.parent, TESTS)), *sys.path[1:]]),
+            "MRCNN_TEST_LIBRARY": str(library),
+            "CUDA_EMULATION_ORDER": order,
+            "OMP_NUM_THREADS": "1",
+            **environment,
+        },
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+# ---- The definition ------------------------------------------------------------------------------
+
+
+def test_what_is_asked_of_the_cpu_and_of_the_card(library):
+    files = [str(TESTS / name) for name in FILES]
+    command = ("-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "not slow", *files)
+    summary = run(library, *command, "-k", f"not ({LEFT_OUT})").splitlines()[-1]
+    assert " skipped" not in summary and int(summary.split(" passed")[0]) > 300, summary
+
+
+# ---- The CPU -------------------------------------------------------------------------------------
+
+
+def both(op, features, *args, **kwargs):
+    """Output and gradient to the features, a tensor or a list of tensors."""
+    leaves = [f.detach().requires_grad_() for f in features]
+    output = op(leaves, *args, **kwargs)
+    values = torch.randn(output.shape, generator=torch.Generator().manual_seed(1))
+    grad = torch.empty_like(output).copy_(values)  # in the layout of the output
+    return [output.detach(), *torch.autograd.grad(output, leaves, grad)]
+
+
+def all_results(dtypes=tuple(TOLERANCES)):
+    """{name: [output, gradients...]}, where an element that no kernel has written is NaN."""
+    torch.use_deterministic_algorithms(True)
+    one = lambda f, *args, **kwargs: roi_align(f[0], *args, **kwargs)  # noqa: E731
+    results = {}
+    for dtype in dtypes:
+        coordinates = torch.float64 if dtype == torch.float64 else torch.float32
+        plain = make_features(21, dtype=dtype)  # not a multiple of the channels a thread owns
+        layouts = {
+            "contiguous": plain,
+            "channels last": plain.to(memory_format=torch.channels_last),
+            "strided": make_features(42, dtype=dtype).transpose(2, 3).contiguous()[:, ::2].mT,
+        }
+        for mode in MODES:
+            for layout, features in layouts.items():
+                for ratio, aligned, stride in GRIDS:
+                    args = (all_rois(coordinates, ratio), (7, 5), SCALE, ratio)
+                    options = {"mode": mode, "aligned": aligned, "bin_stride": stride}
+                    results[f"{dtype} {mode} {layout} {ratio}"] = both(
+                        one, [features], *args, **options
+                    )
+            rois = all_rois(coordinates)
+            rois[::7, 3] = float("nan")
+            rois[1::7, 2] = 3e38
+            rois[2::7, 4] = 1e9
+            results[f"{dtype} {mode} hostile"] = both(one, [plain], rois, 3, SCALE, mode=mode)
+            pyramid = [plain, make_features(21, dtype=dtype, seed=1)[:, :, :5, 1:]]
+            for layout in (torch.contiguous_format, torch.channels_last):
+                maps = [f.contiguous(memory_format=layout) for f in pyramid]
+                results[f"{dtype} {mode} {layout} pyramid"] = both(
+                    multiscale_roi_align, maps, all_rois(coordinates), (3, 4), (0.5, 0.25),
+                    mode=mode, canonical_box_size=8, canonical_level=1,
+                )  # fmt: skip
+    for mode in MODES:  # float64 RoIs: coordinates are finer than the sums
+        features = [make_features(3, dtype=torch.float32)]
+        args = (all_rois(torch.float64), 7, SCALE)
+        results[f"float64 rois {mode}"] = both(one, features, *args, mode=mode)
+        for shape in [(2, 0, 8, 9), (2, 3, 0, 9), (2, 3, 8, 0)]:
+            results[f"{mode} {shape}"] = both(
+                one, [torch.ones(shape)], make_rois().float(), 3, mode=mode
+            )
+        results[f"no rois {mode}"] = both(one, features, make_rois()[:0].float(), 3, mode=mode)
+    torch.use_deterministic_algorithms(False)
+    return results
+
+
+def emulated_results(library, path, **kwargs):
+    code = (
+        "import sys, conftest, torch, test_roi_align_emulation as test;"
+        "torch.save(test.all_results(), sys.argv[1])"
+    )
+    run(library, "-c", code, str(path), **kwargs)
+    return torch.load(path)
+
+
+@pytest.fixture(scope="module")
+def in_order(library, tmp_path_factory):
+    return emulated_results(library, tmp_path_factory.mktemp("results") / "forward.pt")
+
+
+def test_equals_the_cpu(in_order):
+    expected = all_results()
+    assert in_order.keys() == expected.keys()
+    for name, results in expected.items():
+        for i, (ours, cpu) in enumerate(zip(in_order[name], results, strict=True)):
+            limit = TOLERANCES[cpu.dtype] * (10 if i else 1)
+            assert ours.stride() == cpu.stride(), name
+            torch.testing.assert_close(
+                ours, cpu, atol=limit, rtol=limit, msg=lambda words, at=(name, i): f"{at}: {words}"
+            )
+
+
+@pytest.mark.parametrize("order", ORDERS[1:])
+def test_the_order_of_the_threads_does_not_matter(library, in_order, order, tmp_path):
+    results = emulated_results(library, tmp_path / "results.pt", order=order)
+    assert results.keys() == in_order.keys()
+    for name, expected in in_order.items():
+        assert all(torch.equal(a, b) for a, b in zip(results[name], expected, strict=True)), name
+
+
+# ---- Launches ------------------------------------------------------------------------------------
+
+
+def in_emulation(library, test, **environment):
+    """Runs a function of this file, given the library's own functions for tests."""
+    code = (
+        "import ctypes, sys, conftest, test_roi_align_emulation as test;"
+        "getattr(test, sys.argv[1])(ctypes.CDLL(conftest.EMULATION))"
+    )
+    run(library, "-c", code, test.__name__, **environment)
+
+
+def count_launches(emulation):
+    rois = make_pyramid_rois()
+    scales = PYRAMID_SCALES
+    for mode in MODES:
+        features = [f.requires_grad_() for f in make_pyramid()]
+        before = emulation.cuda_emulation_launches()
+        output = multiscale_roi_align(features, rois, 7, scales, mode=mode)
+        assert emulation.cuda_emulation_launches() == before + 2
+        output.sum().backward()
+        assert emulation.cuda_emulation_launches() == before + 2 + 4 * len(features)
+
+
+def test_a_pyramid_takes_two_launches_and_its_backward_four_a_level(library):
+    in_emulation(library, count_launches)
+
+
+def huge_plan():
+    """RoIs of 8 MB: 64 bins a row, each with room for 8002 samples of 16 bytes."""
+    generator = torch.Generator().manual_seed(0)
+    features = [torch.randn(1, 1, 1, width, generator=generator) for width in (4000, 2000)]
+    start = torch.arange(70.0)[:, None]
+    rois = torch.cat([0 * start, 50 * start, 0 * start, 50 * start + 500, 0 * start + 1], 1)
+    levels = torch.randint(2, (70,), generator=generator)
+    return torch.ops.mrcnn_plugin.roi_align_levels(
+        features, rois, levels, 1, 64, (1.0, 0.5), 0, True, "max", 1
+    )
+
+
+def save_huge_plan(emulation):
+    torch.save(huge_plan(), os.environ["RESULT"])
+    assert emulation.cuda_emulation_launches() == 3 * 2
+
+
+def test_a_huge_plan_is_made_in_parts(library, tmp_path):
+    in_emulation(library, save_huge_plan, RESULT=str(tmp_path / "result.pt"))
+    for ours, cpu in zip(torch.load(tmp_path / "result.pt"), huge_plan()):
+        torch.testing.assert_close(ours, cpu)
+
+
+def check_cells(emulation):
+    """Positions as numpy counts them; the second shape has more than 2^32 threads."""
+    for shape in [(3, 21, 5, 7), (2**12, 2**20 + 3, 2, 2**13)]:
+        n, channels, height, width = shape
+        tiles = -(-channels // 8)
+        threads = n * tiles * height * width
+        for order in [(0, 1, 2, 3), (0, 2, 3, 1)]:
+            sizes = [(n, tiles, height, width)[d] for d in order]
+            for thread in [*range(0, threads, threads // 105), threads - 1]:
+                at = (ctypes.c_int64 * 5)()
+                emulation.cuda_emulation_cell(
+                    ctypes.c_int64(thread), (ctypes.c_int64 * 4)(*shape), order[3] == 1, at
+                )
+                positions = dict(zip(order, np.unravel_index(thread, sizes)))
+                expected = [int(positions[d]) for d in range(4)]
+                assert list(at)[:4] == expected, (thread, list(at), expected)
+                assert at[4] == len(range(expected[1], channels, tiles)), (thread, at[4])
+
+
+def test_threads_share_a_tensor_of_any_size(library):
+    in_emulation(library, check_cells)
+
+
+# ---- Memory --------------------------------------------------------------------------------------
+
+
+def results_of_one_type(_emulation):
+    all_results((torch.float32,))  # addresses are the same for all
+
+
+def test_no_access_is_out_of_bounds(tmp_path):
+    """Every access of every kernel goes through the address sanitizer."""
+    preload = []
+    for name in ("libasan.so", "libstdc++.so"):  # the latter or its exceptions are not found
+        asked = subprocess.run(
+            [COMPILER, f"-print-file-name={name}"], capture_output=True, text=True
+        )
+        preload.append(asked.stdout.strip())
+    if not all(map(os.path.isabs, preload)):
+        pytest.skip(f"{COMPILER} comes without its address sanitizer: set CXX=g++")
+    flags = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-O1", "-g1")
+    library = compiled(tmp_path, *flags)
+    in_emulation(
+        library, results_of_one_type, LD_PRELOAD=" ".join(preload), ASAN_OPTIONS="detect_leaks=0"
+    )

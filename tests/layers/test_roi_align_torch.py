@@ -1,0 +1,318 @@
+"""RoIAlign among PyTorch's transforms, compilers, threads and processes.
+
+opcheck, gradcheck, torch.compile, autocast, vmap over features, determinism and double backward
+are in test_roi_align.py.
+"""
+
+import copy
+import io
+import os
+import re
+import shutil
+import subprocess
+import sys
+import threading
+import time
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+from builders import ROOT
+from roi_align_cases import MODES, SCALE, gradient, make_features, make_rois
+from torch.export import Dim
+from torch.utils.data import DataLoader, Dataset
+
+from mrcnn_plugin.layers.multiscale_roi_align import multiscale_roi_align
+from mrcnn_plugin.layers.roi_align import RoIAlign, roi_align
+
+FEATURES, ROIS = make_features(40, dtype=torch.float32), make_rois(torch.float32)
+SOURCE = Path(sys.modules[roi_align.__module__].__file__)
+LIBRARY = next(SOURCE.parent.glob("_C*.so"))
+OTHER_FEATURES = torch.randn(2, 40, 17, 21, generator=torch.Generator().manual_seed(3))
+
+
+def make_module(mode):
+    return RoIAlign((5, 4), SCALE, 2, mode=mode, bin_stride=2)
+
+
+def assert_same(transformed, module, *args):
+    """Forward and backward, to the bit."""
+    assert torch.equal(transformed(*args), module(*args))
+    assert torch.equal(gradient(transformed, *args), gradient(module, *args))
+
+
+# ---- Export --------------------------------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+@pytest.mark.parametrize("mode", MODES)
+def test_trace_generalises_and_does_not_warn(mode):
+    module = make_module(mode)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", torch.jit.TracerWarning)
+        traced = torch.jit.trace(module, (FEATURES, ROIS))
+        boxes = [ROIS[:3, 1:], ROIS[:5, 1:]]
+        listed = torch.jit.trace(lambda f, a, b: module(f, [a, b]), (FEATURES, *boxes))
+    for features in (FEATURES, OTHER_FEATURES):
+        for count in (16, 5, 0):
+            assert_same(traced, module, features, ROIS[:count])
+        assert torch.equal(listed(features, *boxes[::-1]), module(features, boxes[::-1]))
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+@pytest.mark.parametrize("mode", MODES)
+def test_script_saves_and_loads(mode, tmp_path):
+    module = make_module(mode)
+    file = str(tmp_path / "roi_align.pt")
+    torch.jit.save(torch.jit.script(torch.nn.ModuleList([module])[0]), file)
+    scripted = torch.jit.load(file)
+    assert_same(scripted, module, FEATURES, ROIS)
+    assert_same(scripted, module, OTHER_FEATURES, ROIS[:5])
+    with pytest.raises(Exception, match=r"takes rois as one \(R, 5\) tensor"):
+        scripted(FEATURES, [ROIS[:3, 1:], ROIS[:5, 1:]])
+
+    inputs, output = str(tmp_path / "inputs.pt"), str(tmp_path / "output.pt")
+    torch.save((FEATURES, ROIS), inputs)
+    code = (
+        f"import torch; torch.ops.load_library({str(LIBRARY)!r});"
+        f"torch.save(torch.jit.load({file!r})(*torch.load({inputs!r})), {output!r})"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, timeout=120)
+    assert torch.equal(torch.load(output), module(FEATURES, ROIS))
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_export_with_any_number_of_rois(mode):
+    module = make_module(mode)
+    shapes = ({0: Dim("N"), 2: Dim("H"), 3: Dim("W")}, {0: Dim("R")})
+    exported = torch.export.export(module, (FEATURES, ROIS), dynamic_shapes=shapes).module()
+    for features in (FEATURES, OTHER_FEATURES):
+        for count in (16, 5, 0):
+            assert_same(exported, module, features, ROIS[:count])
+
+
+@pytest.mark.slow
+def test_compiles_to_native_code_inside_a_model():
+    """Inductor, with code before and after; other backends are in test_roi_align.py."""
+    torch._dynamo.reset()
+    module = make_module("max")
+    model = lambda f, r: module(f * 2 + 1, r).relu()  # noqa: E731
+    compiled = torch.compile(model, fullgraph=True, dynamic=True)
+    for count in (16, 7):
+        torch.testing.assert_close(compiled(FEATURES, ROIS[:count]), model(FEATURES, ROIS[:count]))
+        torch.testing.assert_close(
+            gradient(compiled, FEATURES, ROIS[:count]), gradient(model, FEATURES, ROIS[:count])
+        )
+
+
+def test_module_is_copied_and_pickled_by_its_options():
+    module = make_module("max")
+    file = io.BytesIO()
+    torch.save(module, file)
+    file.seek(0)
+    for other in (copy.deepcopy(module), torch.load(file, weights_only=False)):
+        assert_same(other, module, FEATURES, ROIS)
+    assert not module.state_dict()
+
+
+def test_op_alone_is_one_python_file_and_one_library(tmp_path):
+    """What docs/roi_align.md says about a project without detectron2."""
+    for file in (SOURCE, LIBRARY):
+        shutil.copy(file, tmp_path)
+    code = (
+        "import torch; from roi_align import roi_align;"
+        "features = torch.randn(1, 256, 50, 84);"
+        "rois = torch.tensor([[0, 64.0, 32.0, 320.0, 256.0]]);"
+        "print(tuple(roi_align(features, rois, 7, 1 / 16, 2).shape))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=120
+    )
+    assert done.stdout == "(1, 256, 7, 7)\n", done.stderr
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_the_python_of_the_document_runs(tmp_path, monkeypatch):
+    pytest.importorskip("onnxscript", reason="pip install onnx onnxscript")
+    monkeypatch.chdir(tmp_path)
+    document, names = (ROOT / "docs/roi_align.md").read_text(), {}
+    for block in re.findall(r"```python\n(.*?)```", document, flags=re.DOTALL):
+        exec(block, names)
+    assert names["pooled"].shape == (1, 256, 7, 7)
+    assert (tmp_path / "roi_align.onnx").exists()
+
+
+# ---- Transforms ----------------------------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
+@pytest.mark.parametrize("mode", MODES)
+def test_vmap_over_rois_and_over_both(mode):
+    features = torch.stack([FEATURES, FEATURES + 1])
+    rois = torch.stack([ROIS, ROIS.roll(1, 0)])
+    op = lambda f, r: roi_align(f, r, 3, SCALE, 2, mode=mode)  # noqa: E731
+    assert torch.equal(
+        torch.vmap(op, (None, 0))(FEATURES, rois), torch.stack([op(FEATURES, r) for r in rois])
+    )
+    assert torch.equal(
+        torch.vmap(op)(features, rois), torch.stack([op(f, r) for f, r in zip(features, rois)])
+    )
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_forward_mode_is_refused(mode):
+    """torch itself would answer with a tangent of zeros."""
+    op = lambda f: roi_align(f, ROIS, 3, mode=mode)  # noqa: E731
+    of_levels = lambda f: multiscale_roi_align([f], ROIS, 3, [SCALE], mode=mode)  # noqa: E731
+    of_boxes = lambda r: roi_align(FEATURES, r, 3, mode=mode)  # noqa: E731
+    for function, at in ((op, FEATURES), (of_levels, FEATURES), (of_boxes, ROIS)):
+        with pytest.raises(RuntimeError, match="no forward-mode derivative"):
+            torch.func.jvp(function, (at,), (at,))
+    with (
+        torch.autograd.forward_ad.dual_level(),
+        pytest.raises(RuntimeError, match="no forward-mode derivative"),
+    ):
+        op(torch.autograd.forward_ad.make_dual(FEATURES, FEATURES))
+
+
+def test_functorch_gradients_are_refused():
+    """A limit of ops whose autograd is registered in Python; torch.autograd.grad is the way."""
+    with pytest.raises(RuntimeError, match="functorch transforms"):
+        torch.func.grad(lambda f: roi_align(f, ROIS, 3).sum())(FEATURES)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_second_derivatives_are_refused(mode):
+    with pytest.raises(RuntimeError, match="differentiated twice"):
+        torch.autograd.functional.hvp(
+            lambda f: (roi_align(f, ROIS, 3, mode=mode) ** 2).sum(), FEATURES, FEATURES
+        )
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_activation_checkpointing(mode):
+    module = make_module(mode)
+    checkpointed = lambda f, r: torch.utils.checkpoint.checkpoint(  # noqa: E731
+        module, f, r, use_reentrant=False
+    )
+    assert torch.equal(gradient(checkpointed, FEATURES, ROIS), gradient(module, FEATURES, ROIS))
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_autocast_of_a_model_keeps_boxes_to_the_pixel(mode, dtype):
+    """Half features from a convolution, boxes thousands of pixels out, backward under the same."""
+    convolution = torch.nn.Conv2d(3, 4, 1)
+    image = torch.randn(1, 3, 60, 90)
+    rois = torch.tensor([[0, 1201.3, 803.7, 1377.1, 911.9]])
+    with torch.autocast("cpu", dtype):
+        features = convolution(image)
+        output = roi_align(features, rois, 7, 1 / 16, 2, mode=mode)
+    assert features.dtype == output.dtype == dtype
+    expected = roi_align(features.double(), rois.double(), 7, 1 / 16, 2, mode=mode)
+    torch.testing.assert_close(output.double(), expected, atol=1e-2, rtol=1e-2)
+    output.float().sum().backward()
+    assert convolution.weight.grad.isfinite().all() and convolution.weight.grad.any()
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_deterministic_algorithms_raise_no_alert(mode):
+    torch.use_deterministic_algorithms(True)  # fills new tensors with NaN too: none may show
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            results = [
+                (roi_align(FEATURES, ROIS, 7, SCALE, mode=mode),
+                 gradient(roi_align, FEATURES, ROIS, 7, SCALE, mode=mode))
+                for _ in range(20)
+            ]  # fmt: skip
+    finally:
+        torch.use_deterministic_algorithms(False)
+    for output, grad in results:
+        assert torch.equal(output, results[0][0]) and torch.equal(grad, results[0][1])
+        assert output.isfinite().all() and grad.isfinite().all()
+
+
+# ---- Threads and processes -----------------------------------------------------------------------
+
+
+def test_four_threads_at_once():
+    jobs = [(FEATURES + k, ROIS.roll(k, 0), mode) for k in range(2) for mode in MODES]
+
+    def work(features, rois, mode):
+        output = roi_align(features, rois, 7, SCALE, mode=mode)
+        return output, gradient(roi_align, features, rois, 7, SCALE, mode=mode)
+
+    expected, results = [work(*job) for job in jobs], [[] for _ in jobs]
+    start = threading.Barrier(len(jobs))
+
+    def repeat(k):
+        start.wait()
+        results[k] = [work(*jobs[k]) for _ in range(10)]
+
+    threads = [threading.Thread(target=repeat, args=(k,), daemon=True) for k in range(len(jobs))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    for (output, grad), got in zip(expected, results):
+        assert len(got) == 10
+        assert all(torch.equal(o, output) and torch.equal(g, grad) for o, g in got)
+
+
+class Crops(Dataset):
+    def __len__(self):
+        return 8
+
+    def __getitem__(self, k):
+        return roi_align(FEATURES + k, ROIS, 3, SCALE, 2, mode=MODES[k % 2])
+
+
+@pytest.mark.parametrize("context", ["fork", "spawn"])
+def test_dataloader_workers(context):
+    crops = Crops()
+    expected = torch.stack([crops[k] for k in range(8)])  # the parent has used its threads
+    loader = DataLoader(
+        crops, batch_size=2, num_workers=2, multiprocessing_context=context, timeout=100
+    )
+    assert torch.equal(torch.cat(list(loader)), expected)
+
+
+def in_child(work, seconds=60):
+    """work() in a fork of this process, which has used the op on two threads; True if it returns
+    True there."""
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        roi_align(OTHER_FEATURES, ROIS.repeat(40, 1), 7)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of threads and fork
+            child = os.fork()
+        if child == 0:
+            os._exit(0 if work() else 1)
+    finally:
+        torch.set_num_threads(threads)
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        pid, status = os.waitpid(child, os.WNOHANG)
+        if pid:
+            return status == 0
+        time.sleep(0.02)
+    os.kill(child, 9)
+    os.waitpid(child, 0)
+    pytest.fail("the child hangs")
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.parametrize("mode", MODES)
+def test_after_fork(mode):
+    """One thread there, as in torch's own workers: GNU OpenMP's threads do not survive a fork."""
+    args = (OTHER_FEATURES, ROIS.repeat(40, 1), 7)
+    expected = roi_align(*args, mode=mode)
+
+    def work():
+        torch.set_num_threads(1)
+        return torch.equal(roi_align(*args, mode=mode), expected)
+
+    assert in_child(work)

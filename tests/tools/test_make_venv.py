@@ -1,0 +1,102 @@
+"""`make setup`: what a machine lacks is one sentence; a step runs again only when it must."""
+
+import importlib.util
+import re
+import shutil
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+from builders import ROOT
+
+
+@pytest.fixture
+def setup_script(tmp_path, monkeypatch):
+    """tools/make_venv.py as a module, with its environment in a temporary directory."""
+    spec = importlib.util.spec_from_file_location("setup_script", ROOT / "tools/make_venv.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    monkeypatch.setattr(module, "VENV", tmp_path)
+    monkeypatch.setattr(module, "PYTHON", tmp_path / "bin/python")
+    return module
+
+
+def sentence_of(call):
+    with pytest.raises(SystemExit) as stopped:
+        call()
+    sentence = str(stopped.value)
+    assert sentence.startswith("setup: ") and "\n" not in sentence
+    return sentence
+
+
+def test_this_machine_is_fine(setup_script):
+    setup_script.check_machine()
+
+
+@pytest.mark.parametrize("version", [(3, 9), (3, 14)])
+def test_unsupported_python(setup_script, monkeypatch, version):
+    fake = SimpleNamespace(version_info=(*version, 0), exit=sys.exit)
+    monkeypatch.setattr(setup_script, "sys", fake)
+    sentence = sentence_of(setup_script.check_machine)
+    assert f"Python {version[0]}.{version[1]}" in sentence and "3.10 to 3.13" in sentence
+
+
+def test_no_compiler(setup_script, monkeypatch):
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setattr(setup_script.shutil, "which", lambda name: None)
+    assert "apt-get install g++" in sentence_of(setup_script.check_machine)
+
+
+def test_no_room_on_the_disk(setup_script, monkeypatch):
+    usage = SimpleNamespace(free=1e9)
+    monkeypatch.setattr(setup_script.shutil, "disk_usage", lambda path: usage)
+    assert re.search(
+        r"1.0 GB are free here, \d+ GB are needed", sentence_of(setup_script.check_machine)
+    )
+
+
+def test_no_venv_module(setup_script, monkeypatch):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        setup_script.importlib.util,
+        "find_spec",
+        lambda name: None if name == "ensurepip" else find(name),
+    )
+    assert "python3-venv" in sentence_of(setup_script.check_machine)
+
+
+def test_detectron2_must_be_a_checkout(setup_script, monkeypatch, tmp_path):
+    monkeypatch.setenv("DETECTRON2", str(tmp_path))
+    monkeypatch.setattr(setup_script, "site_packages", lambda: tmp_path)
+    assert "is not a detectron2 checkout" in sentence_of(setup_script.install_detectron2)
+
+
+def test_a_step_runs_once_per_fingerprint_and_again_after_a_failure(setup_script):
+    ran = []
+    setup_script.once("step", "a", lambda: ran.append("a"))
+    setup_script.once("step", "a", lambda: ran.append("again"))
+    setup_script.once("step", "b", lambda: ran.append("b"))
+    with pytest.raises(ZeroDivisionError):
+        setup_script.once("step", "c", lambda: 1 / 0)
+    setup_script.once("step", "c", lambda: ran.append("c"))
+    assert ran == ["a", "b", "c"]
+
+
+def test_a_failing_command_shows_the_end_of_its_output(setup_script, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(setup_script, "LOG", setup_script.ROOT / ".setup_test.log")
+    try:
+        command = (sys.executable, "-c", "print('the reason'); raise SystemExit(3)")
+        sentence = sentence_of(lambda: setup_script.run("doing it", *command))
+    finally:
+        (setup_script.ROOT / ".setup_test.log").unlink()
+    assert "'doing it' failed" in sentence and "the reason" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
+def test_make_without_python_is_one_sentence():
+    done = subprocess.run(
+        ["make", "-s", "setup", "PYTHON=no_such_python"], cwd=ROOT, text=True, capture_output=True
+    )
+    assert done.returncode != 0
+    assert done.stderr.splitlines()[0].startswith("setup: there is no 'no_such_python'")
