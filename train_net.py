@@ -75,7 +75,7 @@ def main(args):
         results.update(MRCNNTrainer.test_with_tta(cfg, model))
     if comm.is_main_process():
         verify_results(cfg, results)
-    if cfg.MODEL.MRCNN.REPORT:
+    if cfg.TEST.REPORT:
         write_report(cfg)
     return results
 

@@ -1,4 +1,4 @@
-"""The config keys that detectron2 lacks, under `MODEL.MRCNN`, each with its symbol or section."""
+"""The config keys that detectron2 lacks. The five of the model cite their symbol or section."""
 
 from detectron2.config import CfgNode as CN
 
@@ -25,31 +25,37 @@ def add_mrcnn_config(cfg: CN) -> None:
     # "softmax": classes compete for every pixel (the alternative of Table 2b).
     cfg.MODEL.MRCNN.MASK_LOSS = "sigmoid"
 
-    # Data sets on files (docs/custom_data.md): "name=annotations.json:images", COCO json. DATASETS
-    # .TRAIN and .TEST name those that are used. `train_net.py --train --val` writes these keys.
-    cfg.MODEL.MRCNN.DATASETS = ()
-    # Classes of the run, in order; empty: they follow from the data, as do ROI_HEADS.NUM_CLASSES
-    # and INPUT.MASK_FORMAT then.
-    cfg.MODEL.MRCNN.CLASS_NAMES = ()
-    # Part of the images of each declared training set to hold out for validation, and the seed.
-    cfg.MODEL.MRCNN.VAL_FRACTION = 0.0
-    cfg.MODEL.MRCNN.VAL_SEED = 0
-    # Check the data before the first iteration; leave out what is unusable instead of stopping.
-    cfg.MODEL.MRCNN.CHECK_DATA = True
-    cfg.MODEL.MRCNN.DROP_BAD_DATA = False
-    # Training that tells how it goes (docs/monitoring.md). Off: training is detectron2's.
-    # Losses on DATASETS.TEST every TEST.EVAL_PERIOD iterations, as "validation/total_loss", ...
-    cfg.MODEL.MRCNN.VAL_LOSS = False
-    # Metric by which model_best.pth is chosen: "segm/AP", "validation/total_loss", any other of
-    # metrics.json. "" is off. Lower is better where the name has "loss" in it.
-    cfg.MODEL.MRCNN.BEST_METRIC = ""
-    # Training ends after this many evaluations in a row without a better BEST_METRIC; 0 is off.
-    cfg.MODEL.MRCNN.EARLY_STOP_PATIENCE = 0
-    # Each batch of IMS_PER_BATCH images is computed in this many pieces, their gradients averaged.
-    cfg.MODEL.MRCNN.ACCUMULATE = 1
-    # Exponential moving average of the weights, evaluated and saved; 0 is off, 0.999 is common.
-    cfg.MODEL.MRCNN.EMA_DECAY = 0.0
-    # OUTPUT_DIR/report.html after each evaluation.
-    cfg.MODEL.MRCNN.REPORT = True
-    # Project at Weights & Biases that scalars also go to; "" is off. WANDB_MODE=offline works.
-    cfg.MODEL.MRCNN.WANDB_PROJECT = ""
+    # ---- Data (docs/custom_data.md) --------------------------------------------------------------
+
+    # Datasets on files, "name=annotations.json:images" in COCO json. DATASETS.TRAIN and
+    # DATASETS.TEST name those that are used. `--train` and `--val` write these keys.
+    cfg.DATASETS.FILES = ()
+    # Class names in order. If empty, they are inferred from the training data, together with
+    # MODEL.ROI_HEADS.NUM_CLASSES and INPUT.MASK_FORMAT.
+    cfg.DATASETS.CLASS_NAMES = ()
+    # Fraction of the images of each training set on files to hold out for validation, and the seed.
+    cfg.DATASETS.VAL_FRACTION = 0.0
+    cfg.DATASETS.VAL_SEED = 0
+    # Validate the data before the first iteration; drop unusable entries instead of stopping.
+    cfg.DATASETS.CHECK = True
+    cfg.DATASETS.DROP_BAD = False
+
+    # ---- Training (docs/monitoring.md). With the defaults, training is detectron2's. --------------
+
+    # Compute each batch of IMS_PER_BATCH images in this many pieces and average their gradients.
+    cfg.SOLVER.ACCUMULATE = 1
+    # Decay of an exponential moving average of the weights that is evaluated and saved. 0 disables
+    # it; 0.999 is common.
+    cfg.SOLVER.EMA_DECAY = 0.0
+    # Compute the losses on DATASETS.TEST every TEST.EVAL_PERIOD iterations and log them as
+    # "validation/total_loss" and so on.
+    cfg.TEST.VAL_LOSS = False
+    # Metric that selects model_best.pth: "segm/AP", "validation/total_loss" or any other metric of
+    # metrics.json. "" disables it. Losses are minimised, everything else is maximised.
+    cfg.TEST.BEST_METRIC = ""
+    # Stop after this many consecutive evaluations without a better BEST_METRIC. 0 disables it.
+    cfg.TEST.EARLY_STOP_PATIENCE = 0
+    # Write OUTPUT_DIR/report.html after each evaluation.
+    cfg.TEST.REPORT = True
+    # Weights & Biases project that receives the scalars as well. "" disables it.
+    cfg.WANDB_PROJECT = ""

@@ -20,7 +20,7 @@ SHAPES = {"shapes_train": (1500, 1), "shapes_val": (100, 2)}  # pictures, seed
 def register_datasets(cfg: CfgNode) -> None:
     """Register the data sets that `cfg.DATASETS` names and this project knows; twice does nothing.
 
-    * what `MODEL.MRCNN.DATASETS` declares, as a saved `config.yaml` does;
+    * what `DATASETS.FILES` declares, as a saved `config.yaml` does;
     * `shapes_train`, `shapes_val`: drawn into `$DETECTRON2_DATASETS/shapes/` the first time.
     * `fruits_nuts`: 18 photographs of dates, figs and hazelnuts, the `data/` directory of
       github.com/Tony607/mmdetection_instance_segmentation_demo, as `fruits_nuts/trainval.json` and

@@ -1,4 +1,4 @@
-"""Data sets that a config declares in `MODEL.MRCNN.DATASETS`, loaded through the check."""
+"""Data sets that a config declares in `DATASETS.FILES`, loaded through the check."""
 
 import logging
 import os
@@ -26,18 +26,18 @@ class DeclaredDataset:
         name: registered name.
         spec: the files.
         part: "" (all of it), `TRAIN_PART` or `VAL_PART`.
-        options: `MODEL.MRCNN` of the config.
+        options: `DATASETS` of the config.
         masks: `MODEL.MASK_ON`.
     """
 
     def __init__(self, name: str, spec: DatasetSpec, part: str, options: CfgNode, masks: bool):
         self.name = name
         self.spec = spec
-        self.findings = Findings(spec.json_file, drop_bad=options.DROP_BAD_DATA)
+        self.findings = Findings(spec.json_file, drop_bad=options.DROP_BAD)
         self.class_names = list(options.CLASS_NAMES) or None
         self.part = part
         self._split = options.VAL_FRACTION, options.VAL_SEED
-        self._check = options.CHECK_DATA
+        self._check = options.CHECK
         self._masks = masks
         self._left_out = set()
         self._raw = self._content = None
@@ -134,23 +134,23 @@ def declared_names(cfg: CfgNode) -> dict[str, tuple[DatasetSpec, str]]:
     `<name>_split_val`.
 
     Raises:
-        DataError: a text of `MODEL.MRCNN.DATASETS` is malformed, or a name is there twice.
+        DataError: a text of `DATASETS.FILES` is malformed, or a name is there twice.
     """
     names = {}
-    for text in cfg.MODEL.MRCNN.DATASETS:
+    for text in cfg.DATASETS.FILES:
         try:
             spec = DatasetSpec.parse(text)
         except ValueError as error:
-            raise DataError(f"MODEL.MRCNN.DATASETS: {error}") from error
+            raise DataError(f"DATASETS.FILES: {error}") from error
         if spec.name in names:
             raise DataError(f"two data sets are called '{spec.name}': write other=path.json:images")
-        for part in ("", TRAIN_PART, VAL_PART) if cfg.MODEL.MRCNN.VAL_FRACTION else ("",):
+        for part in ("", TRAIN_PART, VAL_PART) if cfg.DATASETS.VAL_FRACTION else ("",):
             names[spec.name + part] = spec, part
     return names
 
 
 def register_declared(cfg: CfgNode) -> None:
-    """Register what `MODEL.MRCNN.DATASETS` declares; again, with another config, replaces it.
+    """Register what `DATASETS.FILES` declares; again, with another config, replaces it.
 
     Raises:
         DataError: a declaration is malformed, or its name is that of another data set.
@@ -163,7 +163,7 @@ def register_declared(cfg: CfgNode) -> None:
                 f"'{spec}': a data set '{name}' exists already (detectron2 or Python code of yours "
                 "registered it): choose another name"
             )
-        dataset = DeclaredDataset(name, spec, part, cfg.MODEL.MRCNN, cfg.MODEL.MASK_ON)
+        dataset = DeclaredDataset(name, spec, part, cfg.DATASETS, cfg.MODEL.MASK_ON)
         _DECLARED[name] = dataset
         DatasetCatalog.register(name, dataset.dataset_dicts)
         MetadataCatalog.get(name).set(

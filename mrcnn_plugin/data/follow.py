@@ -31,7 +31,7 @@ def declare_datasets(
     """Write data sets of the command line into a config, in place, as its yaml would have them.
 
     Args:
-        cfg: receives `MODEL.MRCNN.DATASETS`, `DATASETS.TRAIN`, `DATASETS.TEST` and so on.
+        cfg: receives `DATASETS.FILES`, `DATASETS.TRAIN`, `DATASETS.TEST` and so on.
         train, val: each `name=json:images`, or the name of a registered data set.
         val_fraction: part of the training images to hold out for validation.
         given: keys that the user set, which stay as they are.
@@ -42,16 +42,16 @@ def declare_datasets(
     """
     if val and val_fraction:
         raise DataError("--val and --val-fraction are both given: expected one or the other")
-    options = cfg.MODEL.MRCNN
-    specs = {_parse(text).name: text for text in options.DATASETS}
+    options = cfg.DATASETS
+    specs = {_parse(text).name: text for text in options.FILES}
     for texts, key, other in ((train, "TRAIN", "TEST"), (val, "TEST", None)):
         names = tuple(_declare(text, specs) for text in texts)
         if names and f"DATASETS.{key}" not in given:
             cfg.DATASETS[key] = names
         if names and other and f"DATASETS.{other}" not in given:
             cfg.DATASETS[other] = ()  # the config's own validation data belong to its own training
-    options.DATASETS = tuple(specs.values())
-    if train and "MODEL.MRCNN.CLASS_NAMES" not in given:
+    options.FILES = tuple(specs.values())
+    if train and "DATASETS.CLASS_NAMES" not in given:
         options.CLASS_NAMES = ()
     if val_fraction is not None or (train and val):
         options.VAL_FRACTION = float(val_fraction or 0)
@@ -84,7 +84,7 @@ def _parse(text: str) -> DatasetSpec:
 def follow_data(cfg: CfgNode, *, given: Collection[str] = ()) -> None:
     """Register the declared data sets and set what follows from them, in place, saying what.
 
-    `MODEL.MRCNN.CLASS_NAMES`, `MODEL.ROI_HEADS.NUM_CLASSES` and `INPUT.MASK_FORMAT` follow from
+    `DATASETS.CLASS_NAMES`, `MODEL.ROI_HEADS.NUM_CLASSES` and `INPUT.MASK_FORMAT` follow from
     the declared data sets that are trained on (evaluated on, where none is). A config that has
     `CLASS_NAMES` already, such as a saved one, is left as it is. So is one that declares nothing.
 
@@ -99,10 +99,10 @@ def follow_data(cfg: CfgNode, *, given: Collection[str] = ()) -> None:
     register_declared(cfg)
     used = [d for d in map(find_declared, cfg.DATASETS.TRAIN) if d]
     used = used or [d for d in map(find_declared, cfg.DATASETS.TEST) if d]
-    if not used or cfg.MODEL.MRCNN.CLASS_NAMES:
+    if not used or cfg.DATASETS.CLASS_NAMES:
         return
     names = tuple(dict.fromkeys(name for d in used for name in sorted_class_names(d.raw())))
-    cfg.MODEL.MRCNN.CLASS_NAMES = names
+    cfg.DATASETS.CLASS_NAMES = names
     shown = f"classes {', '.join(names[:20])}{', ...' if len(names) > 20 else ''}"
     any_rle = any(has_rle(d.raw()) for d in used)
     derived = {
@@ -121,7 +121,7 @@ def follow_data(cfg: CfgNode, *, given: Collection[str] = ()) -> None:
 
 def _use_parts(cfg: CfgNode, given: Collection[str]) -> None:
     """With `VAL_FRACTION`, train on one part of each declared data set, evaluate on the other."""
-    if not cfg.MODEL.MRCNN.VAL_FRACTION:
+    if not cfg.DATASETS.VAL_FRACTION:
         return
     names = declared_names(cfg)
     whole = [n for n in cfg.DATASETS.TRAIN if n in names and names[n][1] == ""]

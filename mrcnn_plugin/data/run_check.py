@@ -35,7 +35,7 @@ class _Checked:
 def check_datasets(cfg: CfgNode, *, training: bool) -> dict[str, list[Problem]]:
     """Check the data sets of a config, each alone and training against validation.
 
-    Those of `MODEL.MRCNN.DATASETS` are mended in memory; what others registered (detectron2's
+    Those of `DATASETS.FILES` are mended in memory; what others registered (detectron2's
     names, your own Python) is loaded by others: the main process looks at it and only says what
     it finds. Data that are not COCO json are passed over.
 

@@ -1,4 +1,4 @@
-"""`name=json:images`: a data set on the command line and in `MODEL.MRCNN.DATASETS`."""
+"""`name=json:images`: a data set on the command line and in `DATASETS.FILES`."""
 
 import os
 import re

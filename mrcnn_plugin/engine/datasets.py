@@ -37,7 +37,7 @@ def add_dataset_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         metavar="F",
         help="hold out this part of the training images for validation; the same images every "
-        "time (MODEL.MRCNN.VAL_SEED)",
+        "time (DATASETS.VAL_SEED)",
     )
     group.add_argument(
         "--drop-bad",
@@ -58,9 +58,9 @@ def use_datasets(cfg: CfgNode, args: argparse.Namespace) -> None:
         PreflightError: a data set is declared wrongly or cannot be used at all.
     """
     given = set(args.opts[0::2])
-    options = cfg.MODEL.MRCNN
-    options.DROP_BAD_DATA = options.DROP_BAD_DATA or args.drop_bad
-    options.CHECK_DATA = options.CHECK_DATA and not args.no_check
+    options = cfg.DATASETS
+    options.DROP_BAD = options.DROP_BAD or args.drop_bad
+    options.CHECK = options.CHECK and not args.no_check
     try:
         declare_datasets(
             cfg, train=args.train, val=args.val, val_fraction=args.val_fraction, given=given
@@ -77,14 +77,14 @@ def check_data(cfg: CfgNode, *, training: bool) -> None:
     """Check the data sets of a config, log what was found and write it to `OUTPUT_DIR`.
 
     Args:
-        cfg: a full config whose data sets are registered; `MODEL.MRCNN.CHECK_DATA` False skips it.
+        cfg: a full config whose data sets are registered; `DATASETS.CHECK` False skips it.
         training: True checks `DATASETS.TRAIN` too, False only `DATASETS.TEST`.
 
     Raises:
         PreflightError: with every problem that is neither mended nor left out.
     """
-    if not cfg.MODEL.MRCNN.CHECK_DATA:
-        logger.info("the data are not checked (MODEL.MRCNN.CHECK_DATA False)")
+    if not cfg.DATASETS.CHECK:
+        logger.info("the data are not checked (DATASETS.CHECK False)")
         return
     try:
         problems = check_datasets(cfg, training=training)

@@ -16,16 +16,16 @@ from .train_step import TrainStep
 
 
 def build_step(cfg: CfgNode, model: nn.Module, data_loader, optimizer) -> TrainStep:
-    """The `TrainStep` of a config: `SOLVER.AMP`, `MODEL.MRCNN.ACCUMULATE`.
+    """The `TrainStep` of a config: `SOLVER.AMP`, `SOLVER.ACCUMULATE`.
 
     Raises:
         ValueError: more pieces than a process has images of a batch.
     """
-    pieces, per_process = cfg.MODEL.MRCNN.ACCUMULATE, cfg.SOLVER.IMS_PER_BATCH
+    pieces, per_process = cfg.SOLVER.ACCUMULATE, cfg.SOLVER.IMS_PER_BATCH
     per_process //= comm.get_world_size()
     if pieces > per_process:
         raise ValueError(
-            f"MODEL.MRCNN.ACCUMULATE is {pieces}, but a process has {per_process} images of each "
+            f"SOLVER.ACCUMULATE is {pieces}, but a process has {per_process} images of each "
             "batch. SOLVER.IMS_PER_BATCH is the whole batch of a step: raise it, or accumulate less"
         )
     device = next(model.parameters()).device
@@ -53,13 +53,13 @@ def add_monitoring_hooks(trainer, default: list[HookBase | None]) -> list[HookBa
     checkpoint = [h for h in default if isinstance(h, hooks.PeriodicCheckpointer)]
     others = [h for h in default if h not in (*writer, *evaluations, *checkpoint)]
     others.append(ProgressLine())
-    report = [ReportHook(cfg, h) for h in writer if cfg.MODEL.MRCNN.REPORT]
+    report = [ReportHook(cfg, h) for h in writer if cfg.TEST.REPORT]
 
-    if cfg.MODEL.MRCNN.VAL_LOSS:
+    if cfg.TEST.VAL_LOSS:
         evaluations.insert(0, _validation_hook(cfg, trainer.model))
     ema = None
-    if cfg.MODEL.MRCNN.EMA_DECAY:
-        ema = EMAHook(trainer.model, cfg.MODEL.MRCNN.EMA_DECAY, cfg.OUTPUT_DIR)
+    if cfg.SOLVER.EMA_DECAY:
+        ema = EMAHook(trainer.model, cfg.SOLVER.EMA_DECAY, cfg.OUTPUT_DIR)
         others.append(ema)
         for hook in evaluations:
             hook._func = ema.evaluating(hook._func)
@@ -78,9 +78,9 @@ def _validation_hook(cfg: CfgNode, model: nn.Module) -> hooks.EvalHook:
 
 
 def _decisions(cfg: CfgNode, model: nn.Module, ema: EMAHook | None) -> list[HookBase]:
-    metric, patience = cfg.MODEL.MRCNN.BEST_METRIC, cfg.MODEL.MRCNN.EARLY_STOP_PATIENCE
-    if metric.startswith("validation/") and not cfg.MODEL.MRCNN.VAL_LOSS:
-        raise ValueError(f"MODEL.MRCNN.BEST_METRIC {metric} needs MODEL.MRCNN.VAL_LOSS True")
+    metric, patience = cfg.TEST.BEST_METRIC, cfg.TEST.EARLY_STOP_PATIENCE
+    if metric.startswith("validation/") and not cfg.TEST.VAL_LOSS:
+        raise ValueError(f"TEST.BEST_METRIC {metric} needs TEST.VAL_LOSS True")
     ret = [BestWeights(metric, model, cfg.OUTPUT_DIR, ema=ema)] if metric else []
     if patience:
         ret.append(EarlyStopping(metric, patience, cfg.TEST.EVAL_PERIOD))

@@ -102,7 +102,7 @@ def replay(file: str | Path, device: str | None = None) -> Replay:
     set_rng_state(saved["rng"])
     losses = []
     with EventStorage(saved["iteration"]):
-        for piece in split(saved["batch"], cfg.MODEL.MRCNN.ACCUMULATE):
+        for piece in split(saved["batch"], cfg.SOLVER.ACCUMULATE):
             values, what = forward(model, piece, amp_dtype)
             losses.append({name: float(value.detach()) for name, value in values.items()})
             if what:

@@ -14,11 +14,12 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils.file_io import PathManager
 
 from ..data.declared import find_declared
+from ..errors import RunError
 
 logger = logging.getLogger(__name__)
 
 
-class PreflightError(Exception):
+class PreflightError(RunError):
     """Something that a run needs is not there; the message says what and how to mend it."""
 
 

@@ -67,7 +67,7 @@ class TrainStep(SimpleTrainer):
             ValueError: `accumulate` is below 1.
         """
         if accumulate < 1:
-            raise ValueError(f"MODEL.MRCNN.ACCUMULATE is {accumulate}; expected 1 or more pieces")
+            raise ValueError(f"SOLVER.ACCUMULATE is {accumulate}; expected 1 or more pieces")
         super().__init__(model, data_loader, optimizer)
         self.on_nonfinite = on_nonfinite
         self.amp_dtype = amp_dtype

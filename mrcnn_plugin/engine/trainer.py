@@ -69,7 +69,7 @@ class MRCNNTrainer(DefaultTrainer):
     def build_writers(self):
         """detectron2's (screen, metrics.json, TensorBoard), and Weights & Biases by config."""
         writers = super().build_writers()
-        if self.cfg.MODEL.MRCNN.WANDB_PROJECT:
+        if self.cfg.WANDB_PROJECT:
             writers.append(WandbWriter(self.cfg))
         return writers
 

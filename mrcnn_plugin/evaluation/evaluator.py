@@ -16,7 +16,7 @@ class MendingCOCOEvaluator(COCOEvaluator):
     * an annotation with id 0: COCOeval writes 0 for "unmatched", so this object counts as missed
       and perfect detections score below 100. Annotations are renumbered from 1.
 
-    A data set of `MODEL.MRCNN.DATASETS` is evaluated as it was loaded: checked, mended, split.
+    A data set of `DATASETS.FILES` is evaluated as it was loaded: checked, mended, split.
     """
 
     def __init__(self, *args, **kwargs):

@@ -204,9 +204,9 @@ def test_two_processes_stop_early_together(drawings, tmp_path):
         opts=(
             *("SOLVER.MAX_ITER", 50, "TEST.EVAL_PERIOD", 2, "SOLVER.BASE_LR", 1e-30),
             *("MODEL.RESNETS.NORM", "FrozenBN", "MODEL.PIXEL_STD", [1e3, 1e3, 1e3]),
-            *("MODEL.MRCNN.VAL_LOSS", True, "MODEL.MRCNN.BEST_METRIC", "validation/total_loss"),
-            *("MODEL.MRCNN.EARLY_STOP_PATIENCE", 1, "MODEL.MRCNN.ACCUMULATE", 2),
-            *("MODEL.MRCNN.EMA_DECAY", 0.9),
+            *("TEST.VAL_LOSS", True, "TEST.BEST_METRIC", "validation/total_loss"),
+            *("TEST.EARLY_STOP_PATIENCE", 1, "SOLVER.ACCUMULATE", 2),
+            *("SOLVER.EMA_DECAY", 0.9),
         ),
     )
     assert "Stopping at iteration 3: validation/total_loss has not improved" in printed

@@ -123,7 +123,7 @@ def test_the_command_line_becomes_config(tmp_path, monkeypatch):
     assert (
         f"a={here}/a.json:{here}/img",
         f"b={here}/b.json:{here}/img",
-    ) == cfg.MODEL.MRCNN.DATASETS
+    ) == cfg.DATASETS.FILES
     assert cfg.DATASETS.TRAIN == ("a",)
     assert cfg.DATASETS.TEST == ("b", "coco_2017_val")
 
@@ -143,12 +143,12 @@ def test_contradictions_are_refused(tmp_path):
     with pytest.raises(DataError, match=r"--val-fraction splits data of --train name=json:images"):
         declare_datasets(new_cfg("DATASETS.TRAIN", ("coco_2017_train",)), val_fraction=0.1)
     with pytest.raises(DataError, match=r"'a b=x\.json' is not a data set"):
-        declare_datasets(new_cfg("MODEL.MRCNN.DATASETS", ("a b=x.json",)))
-    cfg = new_cfg("MODEL.MRCNN.DATASETS", ("a=x.json", "a=y.json"))
+        declare_datasets(new_cfg("DATASETS.FILES", ("a b=x.json",)))
+    cfg = new_cfg("DATASETS.FILES", ("a=x.json", "a=y.json"))
     with pytest.raises(DataError, match="two data sets are called 'a'"):
         follow_data(cfg)
     path = write_dataset(tmp_path, coco_content())
-    cfg = new_cfg("MODEL.MRCNN.DATASETS", (f"coco_2017_val={path}",))
+    cfg = new_cfg("DATASETS.FILES", (f"coco_2017_val={path}",))
     with pytest.raises(DataError, match="'coco_2017_val' exists already"):
         follow_data(cfg)
 
@@ -171,7 +171,7 @@ def test_classes_and_mask_format_follow_the_data(tmp_path, caplog):
         declare_datasets(cfg, train=train)
         with caplog.at_level("INFO", logger="mrcnn_plugin"):
             follow_data(cfg)
-        assert classes == cfg.MODEL.MRCNN.CLASS_NAMES
+        assert classes == cfg.DATASETS.CLASS_NAMES
         assert len(classes) == cfg.MODEL.ROI_HEADS.NUM_CLASSES
         assert mask_format == cfg.INPUT.MASK_FORMAT
         for name in cfg.DATASETS.TRAIN:
@@ -240,7 +240,7 @@ def test_other_pictures_with_a_saved_config(tmp_path):
     declare_datasets(cfg, val=[polygons])
     follow_data(cfg, given={"DATASETS.TEST"})
     assert cfg.DATASETS.TEST == ("polygons",)
-    assert cfg.MODEL.MRCNN.CLASS_NAMES == ("circle", "square", "triangle")
+    assert cfg.DATASETS.CLASS_NAMES == ("circle", "square", "triangle")
     assert len(DatasetCatalog.get("rle_split_train")) == 3
     problems = check_datasets(cfg, training=False)["polygons"]
     assert [p.kind for p in problems] == ["category-order"] + ["unknown-class"] * 6
@@ -253,13 +253,13 @@ def test_other_training_data_with_a_saved_config(tmp_path):
     for train, classes in ((rle, ("circle", "square", "triangle")), (polygons, ("disc", "ring"))):
         declare_datasets(cfg, train=[train])
         follow_data(cfg)
-        assert classes == cfg.MODEL.MRCNN.CLASS_NAMES
+        assert classes == cfg.DATASETS.CLASS_NAMES
         assert len(classes) == cfg.MODEL.ROI_HEADS.NUM_CLASSES
 
 
 def test_a_yaml_that_names_the_whole_set_is_split(tmp_path):
     rle, _ = shapes_and_polygons(tmp_path)
-    cfg = new_cfg("MODEL.MRCNN.DATASETS", (rle,), "MODEL.MRCNN.VAL_FRACTION", 0.5)
+    cfg = new_cfg("DATASETS.FILES", (rle,), "DATASETS.VAL_FRACTION", 0.5)
     cfg.DATASETS.TRAIN = ("rle",)
     follow_data(cfg)
     assert cfg.DATASETS.TRAIN == ("rle_split_train",)
@@ -269,7 +269,7 @@ def test_a_yaml_that_names_the_whole_set_is_split(tmp_path):
 def test_register_datasets_knows_what_a_saved_config_declares(tmp_path):
     """For scripts that load a saved config and nothing else."""
     _, polygons = shapes_and_polygons(tmp_path)
-    cfg = new_cfg("MODEL.MRCNN.DATASETS", (polygons,))
+    cfg = new_cfg("DATASETS.FILES", (polygons,))
     register_datasets(cfg)
     register_datasets(cfg)
     assert len(DatasetCatalog.get("polygons")) == 3
@@ -328,7 +328,7 @@ def test_the_same_pictures_in_both_are_left_out_of_training(tmp_path, monkeypatc
     write_dataset(tmp_path / "v", coco_content(2))
     (tmp_path / "v/1.png").write_bytes((tmp_path / "t/2.png").read_bytes())
     for drop_bad, severity, left in ((False, "error", [1, 2, 3]), (True, "dropped", [1, 3])):
-        cfg = new_cfg("MODEL.MRCNN.DROP_BAD_DATA", drop_bad)
+        cfg = new_cfg("DATASETS.DROP_BAD", drop_bad)
         pair = {s: [f"{n}={tmp_path / n}/data.json"] for s, n in (("train", "t"), ("val", "v"))}
         declare_datasets(cfg, **pair)
         follow_data(cfg)
@@ -361,7 +361,7 @@ def test_unmended_errors_stop_the_loader_too(tmp_path):
     content = coco_content(2)
     content["annotations"][0]["bbox"] = [90, 90, 5, 5]
     write_dataset(tmp_path, content)
-    cfg = new_cfg("MODEL.MRCNN.DATASETS", (f"a={tmp_path}/data.json",))
+    cfg = new_cfg("DATASETS.FILES", (f"a={tmp_path}/data.json",))
     register_datasets(cfg)
     with pytest.raises(DataError, match=r"data set 'a':\n.*box-outside \(1\)\n.* annotation 1: "):
         DatasetCatalog.get("a")
@@ -372,7 +372,7 @@ def test_without_the_check_data_are_used_as_they_are(tmp_path):
     content["annotations"][0]["bbox"] = [90, 90, 5, 5]
     write_dataset(tmp_path, content, pictures=False)
     declaration = (f"a={tmp_path}/data.json",)
-    cfg = new_cfg("MODEL.MRCNN.DATASETS", declaration, "MODEL.MRCNN.CHECK_DATA", False)
+    cfg = new_cfg("DATASETS.FILES", declaration, "DATASETS.CHECK", False)
     register_datasets(cfg)
     (first, _) = DatasetCatalog.get("a")
     assert first["annotations"][0]["bbox"] == [90, 90, 5, 5]
@@ -381,7 +381,7 @@ def test_without_the_check_data_are_used_as_they_are(tmp_path):
 def test_large_data_are_not_kept_in_memory(tmp_path, monkeypatch):
     monkeypatch.setattr(declared_module, "_KEPT_IN_MEMORY", 3)
     write_dataset(tmp_path, coco_content(2))
-    register_datasets(new_cfg("MODEL.MRCNN.DATASETS", (f"a={tmp_path}/data.json",)))
+    register_datasets(new_cfg("DATASETS.FILES", (f"a={tmp_path}/data.json",)))
     before = DatasetCatalog.get("a")
     save_picture(tmp_path / "1.png", seed=5)
     assert find_declared("a")._content is None

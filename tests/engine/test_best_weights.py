@@ -108,12 +108,12 @@ def test_a_metric_that_is_not_evaluated_is_named_with_those_that_are():
 @pytest.mark.parametrize(
     ("opts", "message"),
     [
-        (("MODEL.MRCNN.EARLY_STOP_PATIENCE", 2), r"needs MODEL\.MRCNN\.BEST_METRIC"),
+        (("TEST.EARLY_STOP_PATIENCE", 2), r"needs TEST\.BEST_METRIC"),
         (
-            ("MODEL.MRCNN.EARLY_STOP_PATIENCE", 2, "MODEL.MRCNN.BEST_METRIC", "segm/AP"),
+            ("TEST.EARLY_STOP_PATIENCE", 2, "TEST.BEST_METRIC", "segm/AP"),
             r"needs TEST\.EVAL_PERIOD, which is 0",
         ),
-        (("MODEL.MRCNN.BEST_METRIC", "validation/total_loss"), r"needs MODEL\.MRCNN\.VAL_LOSS"),
+        (("TEST.BEST_METRIC", "validation/total_loss"), r"needs TEST\.VAL_LOSS"),
     ],
 )
 def test_keys_that_need_others_say_so_at_the_start(shapes_cfg, opts, message):
@@ -129,8 +129,8 @@ def test_a_run_that_stops_early_ends_as_others_do(shapes_cfg, monkeypatch):
         lambda model, loader: {"total_loss": float(next(grows))},
     )
     opts = (
-        *("MODEL.MRCNN.VAL_LOSS", True, "MODEL.MRCNN.BEST_METRIC", "validation/total_loss"),
-        *("MODEL.MRCNN.EARLY_STOP_PATIENCE", 1, "TEST.EVAL_PERIOD", 2, "SOLVER.MAX_ITER", 100),
+        *("TEST.VAL_LOSS", True, "TEST.BEST_METRIC", "validation/total_loss"),
+        *("TEST.EARLY_STOP_PATIENCE", 1, "TEST.EVAL_PERIOD", 2, "SOLVER.MAX_ITER", 100),
     )
     trainer = train(cfg := shapes_cfg(*opts))
     output = trainer.checkpointer.save_dir

@@ -56,8 +56,8 @@ def test_evaluated_saved_and_resumed(shapes_cfg, monkeypatch):
 
     monkeypatch.setattr("mrcnn_plugin.engine.monitoring.validation_loss", loss_of_weights)
     opts = (
-        *("MODEL.MRCNN.EMA_DECAY", 0.5, "MODEL.MRCNN.VAL_LOSS", True),
-        *("MODEL.MRCNN.BEST_METRIC", "validation/total_loss"),
+        *("SOLVER.EMA_DECAY", 0.5, "TEST.VAL_LOSS", True),
+        *("TEST.BEST_METRIC", "validation/total_loss"),
     )
     name = "roi_heads.box_predictor.cls_score.weight"
     trainer = train(cfg := shapes_cfg(*opts))

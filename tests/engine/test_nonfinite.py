@@ -29,7 +29,7 @@ def poison(trainer, iteration):
 def stopped(request, shapes_cfg):
     """(cfg, trainer, error) of a run of five iterations that meets infinity in the third."""
     opts = ("SOLVER.MAX_ITER", 5, "SOLVER.CHECKPOINT_PERIOD", 2)
-    more = {"bfloat16": ("SOLVER.AMP.ENABLED", True), "pieces": ("MODEL.MRCNN.ACCUMULATE", 2)}
+    more = {"bfloat16": ("SOLVER.AMP.ENABLED", True), "pieces": ("SOLVER.ACCUMULATE", 2)}
     cfg = shapes_cfg(*opts, *more.get(request.param, ()))
     trainer = MRCNNTrainer(cfg)
     poison(trainer, iteration=2)

@@ -39,7 +39,7 @@ def run_in(stream, shapes_cfg, monkeypatch):
     monkeypatch.setattr("mrcnn_plugin.engine.monitoring.ProgressLine", lambda: ProgressLine(stream))
     monkeypatch.setattr(ProgressLine, "before_step", lambda self: events.warning("a metrics line"))
     try:
-        train(shapes_cfg("MODEL.MRCNN.REPORT", False))
+        train(shapes_cfg("TEST.REPORT", False))
     finally:
         logger.removeHandler(handler)
     assert not handler.filters

@@ -101,7 +101,7 @@ def test_four_pieces_equal_the_batch():
     batch = fake_batch(4)
     names = ("loss_rpn_cls", "loss_rpn_loc", "loss_cls", "loss_box_reg")
     whole = gradients(cfg, copy.deepcopy(model), batch, names)
-    cfg.MODEL.MRCNN.ACCUMULATE = 4
+    cfg.SOLVER.ACCUMULATE = 4
     pieces = gradients(cfg, copy.deepcopy(model), batch, names)
     assert distance(pieces, whole) < 1e-5
     first_alone = gradients(cfg, copy.deepcopy(model), batch[:1], names)
@@ -113,14 +113,14 @@ def test_the_mask_loss_of_pieces_is_what_as_many_gpus_compute():
     cfg, model = model_without_chance()
     batch = fake_batch(2)
     alone = [gradients(cfg, copy.deepcopy(model), [image], ("loss_mask",)) for image in batch]
-    cfg.MODEL.MRCNN.ACCUMULATE = 2
+    cfg.SOLVER.ACCUMULATE = 2
     pieces = gradients(cfg, copy.deepcopy(model), batch, ("loss_mask",))
     mean = {name: (alone[0][name] + alone[1][name]) / 2 for name in pieces}
     assert distance(pieces, mean) < 1e-5
 
 
 def test_more_pieces_than_images_are_refused():
-    cfg = tiny_cfg("SOLVER.IMS_PER_BATCH", 2, "MODEL.MRCNN.ACCUMULATE", 4)
+    cfg = tiny_cfg("SOLVER.IMS_PER_BATCH", 2, "SOLVER.ACCUMULATE", 4)
     with pytest.raises(ValueError, match=r"ACCUMULATE is 4, but a process has 2 images"):
         build_step(cfg, Squares(), [], None)
 

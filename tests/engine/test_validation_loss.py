@@ -67,7 +67,7 @@ def test_weights_are_bit_equal_with_and_without(shapes_cfg):
     """Augmentation draws from numpy and sampling from torch in this process: both must go on."""
     common = ("SOLVER.MAX_ITER", 4, "TEST.EVAL_PERIOD", 2)
     without = train(shapes_cfg(*common))
-    measured = train(cfg := shapes_cfg(*common, "MODEL.MRCNN.VAL_LOSS", True))
+    measured = train(cfg := shapes_cfg(*common, "TEST.VAL_LOSS", True))
     losses = [m for m in read_metrics(cfg) if "validation/total_loss" in m]
     assert [line["iteration"] for line in losses] == [1, 4]
     for line in losses:

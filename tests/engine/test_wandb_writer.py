@@ -29,7 +29,7 @@ def test_scalars_and_config_are_handed_on(shapes_cfg, monkeypatch):
         return runs[-1]
 
     monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=init))
-    train(cfg := shapes_cfg("MODEL.MRCNN.WANDB_PROJECT", "shapes", "TEST.EVAL_PERIOD", 1))
+    train(cfg := shapes_cfg("WANDB_PROJECT", "shapes", "TEST.EVAL_PERIOD", 1))
     (run,) = runs
     assert run.settings["project"] == "shapes" and run.settings["dir"] == cfg.OUTPUT_DIR
     assert run.settings["config"]["SOLVER"]["BASE_LR"] == 0.02
@@ -43,7 +43,7 @@ def test_scalars_and_config_are_handed_on(shapes_cfg, monkeypatch):
 def test_asked_for_and_not_installed(shapes_cfg, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(ImportError, match=r"is 'shapes', but wandb is not installed: pip install"):
-        MRCNNTrainer(shapes_cfg("MODEL.MRCNN.WANDB_PROJECT", "shapes"))
+        MRCNNTrainer(shapes_cfg("WANDB_PROJECT", "shapes"))
 
 
 def test_not_asked_for_it_is_not_imported(shapes_cfg, monkeypatch):

@@ -16,7 +16,7 @@ from mrcnn_plugin.evaluation.report.metrics_log import evaluations, read_metrics
 from mrcnn_plugin.evaluation.report.tables import cell, previous_of
 
 RUN = (
-    *("SOLVER.MAX_ITER", 6, "TEST.EVAL_PERIOD", 2, "MODEL.MRCNN.VAL_LOSS", True),
+    *("SOLVER.MAX_ITER", 6, "TEST.EVAL_PERIOD", 2, "TEST.VAL_LOSS", True),
     *("MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.0),
 )
 
@@ -79,7 +79,7 @@ def test_two_test_sets_have_a_section_each(shapes_cfg):
 
 
 def test_no_report_where_none_is_wanted(shapes_cfg):
-    cfg = shapes_cfg("MODEL.MRCNN.REPORT", False, "SOLVER.MAX_ITER", 1)
+    cfg = shapes_cfg("TEST.REPORT", False, "SOLVER.MAX_ITER", 1)
     train(cfg)
     assert not Path(cfg.OUTPUT_DIR, "report.html").exists()
 

@@ -85,9 +85,9 @@ def test_equals_one_level_at_a_time(mode, dtype, bin_stride, channels):
             outputs = outputs.index_put((mine,), alone)
         return outputs
 
-    ours = lambda features: multiscale_roi_align(
-        features, rois, (5, 4), PYRAMID_SCALES, 2, **options
-    )
+    def ours(features):
+        return multiscale_roi_align(features, rois, (5, 4), PYRAMID_SCALES, 2, **options)
+
     assert torch.equal(ours(features), expected(features))
     for mine, theirs in zip(gradients(ours, features), gradients(expected, features)):
         assert torch.equal(mine, theirs)

@@ -60,7 +60,7 @@ class MetricHook(HookBase):
         ]
         if others and value is None:
             raise ValueError(
-                f"MODEL.MRCNN.BEST_METRIC is '{self.metric}', but the evaluation gave "
+                f"TEST.BEST_METRIC is '{self.metric}', but the evaluation gave "
                 f"{', '.join(sorted(others))}: name one of these"
             )
 
@@ -137,12 +137,10 @@ class EarlyStopping(MetricHook):
             ValueError: there is no metric, or no evaluation before the end.
         """
         if not metric:
-            raise ValueError(
-                "MODEL.MRCNN.EARLY_STOP_PATIENCE needs MODEL.MRCNN.BEST_METRIC, 'segm/AP' say"
-            )
+            raise ValueError("TEST.EARLY_STOP_PATIENCE needs TEST.BEST_METRIC, 'segm/AP' say")
         if period <= 0:
             raise ValueError(
-                f"MODEL.MRCNN.EARLY_STOP_PATIENCE needs TEST.EVAL_PERIOD, which is {period}: set "
+                f"TEST.EARLY_STOP_PATIENCE needs TEST.EVAL_PERIOD, which is {period}: set "
                 "it to the iterations between two evaluations"
             )
         super().__init__(metric)

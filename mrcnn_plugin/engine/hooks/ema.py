@@ -31,7 +31,7 @@ class EMAHook(HookBase):
         """
         if not 0 < decay < 1:
             raise ValueError(
-                f"MODEL.MRCNN.EMA_DECAY is {decay}; expected 0 (off) or a value below 1, like 0.999"
+                f"SOLVER.EMA_DECAY is {decay}; expected 0 (off) or a value below 1, like 0.999"
             )
         self.model = getattr(model, "module", model)
         self.decay = decay

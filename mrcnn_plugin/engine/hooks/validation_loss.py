@@ -41,7 +41,7 @@ def build_validation_loader(cfg: CfgNode) -> DataLoader:
         ValueError: `DATASETS.TEST` is empty, or a data set has no annotations.
     """
     if not cfg.DATASETS.TEST:
-        raise ValueError("MODEL.MRCNN.VAL_LOSS needs DATASETS.TEST, which is empty")
+        raise ValueError("TEST.VAL_LOSS needs DATASETS.TEST, which is empty")
     dataset = get_detection_dataset_dicts(
         list(cfg.DATASETS.TEST),
         filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS,
@@ -49,9 +49,9 @@ def build_validation_loader(cfg: CfgNode) -> DataLoader:
     )
     if not all("annotations" in image for image in dataset):
         raise ValueError(
-            f"MODEL.MRCNN.VAL_LOSS: {cfg.DATASETS.TEST} has images without ground truth (a test "
+            f"TEST.VAL_LOSS: {cfg.DATASETS.TEST} has images without ground truth (a test "
             "set whose json has no 'annotations'?). Name annotated data sets in DATASETS.TEST, or "
-            "set MODEL.MRCNN.VAL_LOSS False"
+            "set TEST.VAL_LOSS False"
         )
     mapper = DatasetMapper(
         is_train=True,  # keeps the annotations; the augmentations are those of testing

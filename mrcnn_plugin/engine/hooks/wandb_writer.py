@@ -10,7 +10,7 @@ _WINDOW = 20  # noisy scalars are medians of this many iterations
 
 
 class WandbWriter(EventWriter):
-    """Writes what detectron2 writes to TensorBoard, as a run of `MODEL.MRCNN.WANDB_PROJECT`.
+    """Writes what detectron2 writes to TensorBoard, as a run of `WANDB_PROJECT`.
 
     W&B's own settings hold: `WANDB_MODE=offline` needs no network and no account, `wandb login`
     comes before the first run on line.
@@ -28,12 +28,12 @@ class WandbWriter(EventWriter):
             import wandb
         except ImportError as error:
             raise ImportError(
-                f"MODEL.MRCNN.WANDB_PROJECT is '{cfg.MODEL.MRCNN.WANDB_PROJECT}', but wandb is not "
-                "installed: pip install wandb, or set MODEL.MRCNN.WANDB_PROJECT ''"
+                f"WANDB_PROJECT is '{cfg.WANDB_PROJECT}', but wandb is not "
+                "installed: pip install wandb, or set WANDB_PROJECT ''"
             ) from error
         Path(cfg.OUTPUT_DIR).mkdir(parents=True, exist_ok=True)
         self._run = wandb.init(
-            project=cfg.MODEL.MRCNN.WANDB_PROJECT,
+            project=cfg.WANDB_PROJECT,
             name=Path(cfg.OUTPUT_DIR).resolve().name,
             dir=cfg.OUTPUT_DIR,
             config=yaml.safe_load(cfg.dump()),

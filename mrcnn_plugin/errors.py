@@ -1,0 +1,9 @@
+"""The base class of errors that end a program with one sentence instead of a traceback."""
+
+
+class RunError(Exception):
+    """A run cannot start or go on.
+
+    The message says what was found, what was expected and what to do. `mrcnn` and `train_net.py` print the message and exit with status 1, whatever the number of
+    processes.
+    """
