@@ -40,7 +40,7 @@ def add_mrcnn_config(cfg: CN) -> None:
     cfg.DATASETS.CHECK = True
     cfg.DATASETS.DROP_BAD = False
 
-    # ---- Training (docs/monitoring.md). With the defaults, training is detectron2's. --------------
+    # ---- Training (docs/monitoring.md). With the defaults, training is detectron2's. -------------
 
     # Compute each batch of IMS_PER_BATCH images in this many pieces and average their gradients.
     cfg.SOLVER.ACCUMULATE = 1

@@ -2,8 +2,8 @@
 
 
 class RunError(Exception):
-    """A run cannot start or go on.
+    """A run cannot start or continue.
 
-    The message says what was found, what was expected and what to do. `mrcnn` and `train_net.py` print the message and exit with status 1, whatever the number of
-    processes.
+    The message says what was found, what was expected and what to do. `mrcnn` and `train_net.py`
+    print it and exit with status 1, whatever the number of processes.
     """
