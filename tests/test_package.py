@@ -121,9 +121,7 @@ def test_without_torch_the_import_is_an_error_with_the_fix():
     )
 
 
-@pytest.mark.parametrize(
-    "missing", [["detectron2"], ["torchvision"], ["detectron2", "torchvision"]]
-)
+@pytest.mark.parametrize("missing", ["detectron2", "torchvision", "detectron2 torchvision"])
 def test_with_torch_only_the_ops_work(missing):
     done = without(
         missing.split(),
