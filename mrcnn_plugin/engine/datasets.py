@@ -12,7 +12,7 @@ from ..data.coco_file import DataError
 from ..data.follow import declare_datasets, follow_data
 from ..data.problems import Severity, count_severities, format_problems
 from ..data.run_check import check_datasets
-from .preflight import PreflightError
+from ..errors import RunError
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ def use_datasets(cfg: CfgNode, args: argparse.Namespace) -> None:
         args: of a parser with `add_dataset_arguments`.
 
     Raises:
-        PreflightError: a data set is declared wrongly or cannot be used at all.
+        RunError: a data set is declared wrongly or cannot be used at all.
     """
     given = set(args.opts[0::2])
     options = cfg.DATASETS
@@ -68,7 +68,7 @@ def use_datasets(cfg: CfgNode, args: argparse.Namespace) -> None:
         follow_data(cfg, given=given | ({"DATASETS.TEST"} if args.val else set()))
         register_datasets(cfg)
     except DataError as error:
-        raise PreflightError(str(error)) from error
+        raise RunError(str(error)) from error
     if not cfg.DATASETS.TEST:
         logger.warning("there are no validation data: nothing will be evaluated (--val-fraction)")
 
@@ -81,7 +81,7 @@ def check_data(cfg: CfgNode, *, training: bool) -> None:
         training: True checks `DATASETS.TRAIN` too, False only `DATASETS.TEST`.
 
     Raises:
-        PreflightError: with every problem that is neither mended nor left out.
+        RunError: with every problem that is neither mended nor left out.
     """
     if not cfg.DATASETS.CHECK:
         logger.info("the data are not checked (DATASETS.CHECK False)")
@@ -89,7 +89,7 @@ def check_data(cfg: CfgNode, *, training: bool) -> None:
     try:
         problems = check_datasets(cfg, training=training)
     except DataError as error:
-        raise PreflightError(str(error)) from error
+        raise RunError(str(error)) from error
     for name, of_dataset in problems.items():
         counts = count_severities(of_dataset)
         said = ", ".join(f"{counts[s]} {s.value}" for s in Severity if counts[s]) or "no problem"
@@ -102,7 +102,7 @@ def check_data(cfg: CfgNode, *, training: bool) -> None:
     # One for all: a process alone that stopped would leave the others waiting for it.
     errors = list(dict.fromkeys(p for of_rank in comm.all_gather(errors) for p in of_rank))
     if errors:
-        raise PreflightError(
+        raise RunError(
             f"the data have {len(errors)} errors (all problems: {file}). Mend them, or leave out "
             "what cannot be used with --drop-bad (data of --train and --val, not of registered "
             "names); --no-check trains all the same\n" + format_problems(errors, limit=_LINES)

@@ -11,7 +11,8 @@ from detectron2 import model_zoo
 from detectron2.modeling import build_model
 
 from mrcnn_plugin.checkpoint.weights import check_fit, read_weights, to_detectron2, to_mrcnn
-from mrcnn_plugin.engine import PreflightError, ReportingCheckpointer, check_inputs
+from mrcnn_plugin.engine import ReportingCheckpointer, check_inputs
+from mrcnn_plugin.errors import RunError
 
 FEWER = (
     *("MODEL.RPN.POST_NMS_TOPK_TEST", 40, "TEST.DETECTIONS_PER_IMAGE", 10),
@@ -126,11 +127,11 @@ def test_torchvision_address_without_network_says_which_file_to_place_where(tmp_
     monkeypatch.setattr(torch.hub, "download_url_to_file", no_network)
     cfg = tiny_cfg("DATASETS.TEST", ())
     cfg.MODEL.WEIGHTS = "torchvision://ResNet101_Weights.IMAGENET1K_V2"
-    with pytest.raises(PreflightError) as error:
+    with pytest.raises(RunError) as error:
         check_inputs(cfg, training=False)
     assert str(tmp_path / "checkpoints/resnet101-cd907fc2.pth") in str(error.value)
     cfg.MODEL.WEIGHTS = "torchvision://ResNet102_Weights.NONE"
-    with pytest.raises(PreflightError, match=r"has no weights 'ResNet102_Weights.NONE'"):
+    with pytest.raises(RunError, match=r"has no weights 'ResNet102_Weights.NONE'"):
         check_inputs(cfg, training=False)
 
 

@@ -16,7 +16,8 @@ from detectron2.utils.events import EventStorage
 
 from mrcnn_plugin import add_mrcnn_config
 from mrcnn_plugin.data import make_shapes, register_datasets
-from mrcnn_plugin.engine import MRCNNTrainer, PreflightError, check_inputs, merge_config
+from mrcnn_plugin.engine import MRCNNTrainer, check_inputs, merge_config
+from mrcnn_plugin.errors import RunError
 
 TRAINED = (
     *("model_final.pth", "last_checkpoint", "metrics.json", "config.yaml", "log.txt"),
@@ -118,7 +119,7 @@ def test_a_missing_data_set_is_one_sentence(tmp_path):
 def test_a_config_that_cannot_be_read_is_one_sentence(file, opts, message):
     cfg = get_cfg()
     add_mrcnn_config(cfg)
-    with pytest.raises(PreflightError, match=message):
+    with pytest.raises(RunError, match=message):
         merge_config(cfg, file=str(file))
         merge_config(cfg, opts=opts)
 
@@ -128,22 +129,22 @@ def test_an_unknown_key_of_a_file_names_the_nearest(tmp_path):
     (tmp_path / "broken.yaml").write_text("MODEL: [")
     cfg = get_cfg()
     add_mrcnn_config(cfg)
-    with pytest.raises(PreflightError, match=r"typo.yaml: .*did you mean MODEL.MRCNN.RPN_LAMBDA"):
+    with pytest.raises(RunError, match=r"typo.yaml: .*did you mean MODEL.MRCNN.RPN_LAMBDA"):
         merge_config(cfg, file=str(tmp_path / "typo.yaml"))
-    with pytest.raises(PreflightError, match=r"broken.yaml: "):
+    with pytest.raises(RunError, match=r"broken.yaml: "):
         merge_config(cfg, file=str(tmp_path / "broken.yaml"))
 
 
 def test_preflight_names_what_is_missing(drawings, tmp_path, monkeypatch):
     monkeypatch.setenv("DETECTRON2_DATASETS", str(drawings))
     cfg = load_cfg("mask_rcnn_shapes_C4.yaml", "DATASETS.TRAIN", ("no_such_set",))
-    with pytest.raises(PreflightError, match=r"'no_such_set' is not registered; known are: .*coco"):
+    with pytest.raises(RunError, match=r"'no_such_set' is not registered; known are: .*coco"):
         check_inputs(cfg, training=True)
     try:
         register_datasets(cfg)
         check_inputs(cfg, training=False)  # DATASETS.TRAIN is not read then
         cfg.MODEL.WEIGHTS = str(tmp_path / "gone.pth")
-        with pytest.raises(PreflightError, match=r"gone.pth' does not exist"):
+        with pytest.raises(RunError, match=r"gone.pth' does not exist"):
             check_inputs(cfg, training=False)
     finally:
         forget("shapes_val")
