@@ -7,7 +7,7 @@ from pathlib import Path
 
 import detectron2.engine
 from detectron2.utils import comm
-from torch.multiprocessing import ProcessRaisedException
+from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 
 from ..errors import RunError
 
@@ -32,7 +32,8 @@ def launch(function: Callable, args: argparse.Namespace) -> None:
                 dist_url=args.dist_url,
                 args=(function, args, folder),
             )
-        except ProcessRaisedException as error:
+        except (ProcessExitedException, ProcessRaisedException) as error:
+            # Another process may have failed first, in a collective call with the one that stopped.
             sentences = [file.read_text() for file in sorted(Path(folder).iterdir())]
             if not sentences:
                 raise

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from coco_files import coco_content, save_picture, write_dataset
 
-from mrcnn_plugin.cli.main import main
+from mrcnn_command import main
 
 
 @pytest.fixture
