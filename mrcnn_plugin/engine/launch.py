@@ -1,6 +1,7 @@
 """Starts the processes of a job, and brings the error of one of them back as one sentence."""
 
 import argparse
+import logging
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +23,8 @@ def launch(function: Callable, args: argparse.Namespace) -> None:
     Raises:
         RunError: one of the processes raised it; the others have been ended.
     """
+    # torch warns that it terminates the processes next to one that has stopped.
+    logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)
     with tempfile.TemporaryDirectory(prefix="mrcnn_errors_") as folder:
         try:
             detectron2.engine.launch(
