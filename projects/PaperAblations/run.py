@@ -98,7 +98,7 @@ def train(args, arm: str, seed: int, output: Path) -> None:
     trainer.resume_or_load(resume=True)
     trainer.train()
     if comm.is_main_process():
-        results = trainer._last_eval_results
+        results = trainer.last_results
         (output / "result.json").write_text(json.dumps(results, indent=1))
 
 
