@@ -38,10 +38,10 @@ from mrcnn_plugin.data.coco_file import (
     to_detectron2,
 )
 from mrcnn_plugin.data.convert import CONVERTERS
-from mrcnn_plugin.data.describe import format_statistics, plot_statistics
-from mrcnn_plugin.data.problems import Findings, Severity, count_severities, format_problems
+from mrcnn_plugin.data.findings import Findings, Severity, count_severities, format_problems
 from mrcnn_plugin.data.spec import DatasetSpec
 from mrcnn_plugin.data.statistics import coco_statistics
+from mrcnn_plugin.data.statistics_output import format_statistics, plot_statistics
 
 
 def read_checked(spec, *, drop_bad, full=False, class_names=None):

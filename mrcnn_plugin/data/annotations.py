@@ -1,6 +1,6 @@
 """Checks and mends of the annotations of a COCO json: ids, references, boxes. Masks: masks.py.
 
-Every function takes the content of a json and the `Findings` it adds to. With `findings.mend` it
+Every function takes the content of a json and the `Findings` it adds to. With `findings.repair` it
 also changes the content's annotations, where that needs no guess.
 """
 
@@ -8,8 +8,8 @@ import math
 from collections import Counter
 from typing import Any
 
+from .findings import Findings
 from .masks import annotation_area, check_masks, image_sizes, mask_box
-from .problems import Findings
 
 _EDGE = 1.0  # pixels: how far a box may reach over the edge by rounding, as many of COCO's do
 
@@ -38,10 +38,10 @@ def check_header(content: dict, findings: Findings) -> None:
     """`info` and `licenses`, which pycocotools copies and some converters leave out."""
     for key, empty in (("info", {}), ("licenses", [])):
         if key not in content:
-            findings.mended(
+            findings.repaired(
                 f"no-{key}", f"lacks '{key}', a KeyError in pycocotools", "an empty one is used"
             )
-            if findings.mend:
+            if findings.repair:
                 content[key] = empty
 
 
@@ -98,8 +98,8 @@ def _box_from_mask(index, annotation, findings, masks) -> list[float] | None:
         findings.bad_annotation(index, annotation, "empty-box", fault)
         return None
     ids = annotation["image_id"], annotation["id"]
-    findings.mended("empty-box", fault, f"taken from its mask: {box}", *ids)
-    if findings.mend:
+    findings.repaired("empty-box", fault, f"taken from its mask: {box}", *ids)
+    if findings.repair:
         annotation["bbox"] = box
     return box
 
@@ -117,8 +117,8 @@ def _check_inside(index, annotation, findings, box, height, width) -> None:
         clipped = [x1, y1, x2 - x1, y2 - y1]
         fault = f"box {box} (x, y, width, height) reaches over the {width} x {height} image"
         ids = annotation["image_id"], annotation["id"]
-        findings.mended("box-over-edge", fault, f"clipped to {clipped}", *ids)
-        if findings.mend:
+        findings.repaired("box-over-edge", fault, f"clipped to {clipped}", *ids)
+        if findings.repair:
             annotation["bbox"] = clipped
 
 
@@ -134,8 +134,8 @@ def fill_in(content: dict, findings: Findings, *, masks: bool) -> None:
     if without:
         text = ", ".join(f"{count} without '{key}'" for key, count in without.items())
         fault = f"annotations {text}, a KeyError in COCOeval"
-        findings.mended("no-area", fault, "iscrowd 0, and the area of the mask or box, are used")
-    if not findings.mend:
+        findings.repaired("no-area", fault, "iscrowd 0, and the area of the mask or box, are used")
+    if not findings.repair:
         return
     sizes = image_sizes(content)
     for annotation in missing:
@@ -160,16 +160,16 @@ def renumber(content: dict, findings: Findings) -> None:
         ids = annotation["image_id"], number
         action = "annotations are numbered from 1"
         if not isinstance(number, int):
-            findings.mended("annotation-id-form", f"id {number!r} is not an int", action, *ids)
+            findings.repaired("annotation-id-form", f"id {number!r} is not an int", action, *ids)
         elif number == 0:
             fault = "id 0, which COCOeval takes for 'unmatched'"
-            findings.mended("annotation-id-0", fault, action, *ids)
+            findings.repaired("annotation-id-0", fault, action, *ids)
         elif uses[str(number)] > 1:
             fault = f"{uses[str(number)]} annotations have the id {number}"
-            findings.mended("duplicate-annotation-id", fault, action, *ids)
+            findings.repaired("duplicate-annotation-id", fault, action, *ids)
         else:
             continue
         offending = True
-    if offending and findings.mend:
+    if offending and findings.repair:
         for number, annotation in enumerate(annotations, start=1):
             annotation["id"] = number

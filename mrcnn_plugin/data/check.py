@@ -6,8 +6,8 @@ from typing import Any
 
 from .annotations import check_annotations, renumber
 from .coco_file import sorted_class_names, without_gc
+from .findings import Findings
 from .images import check_images, same_files
-from .problems import Findings
 
 
 @without_gc()
@@ -32,12 +32,12 @@ def check_content(
 
     Returns:
         the content without what is unusable and with the categories of the run, if
-        `findings.mend`; the same content otherwise.
+        `findings.repair`; the same content otherwise.
     """
     check_categories(content, findings)
     check_images(content, image_root, findings, full=full)
     check_annotations(content, findings, masks=masks)
-    if findings.mend:
+    if findings.repair:
         if class_names is not None:
             content = fit_categories(content, findings, class_names)
         content = _without_unusable(content, findings)
@@ -70,7 +70,7 @@ def fit_categories(content: dict, findings: Findings, class_names: list[str]) ->
     if names == list(class_names):
         return content
     new_ids = {name: number for number, name in enumerate(class_names, start=1)}
-    findings.mended(
+    findings.repaired(
         "category-order",
         f"its categories are {_listed(names)}, those of the run {_listed(class_names)}",
         "matched by name",

@@ -9,7 +9,7 @@ from pycocotools.coco import COCO
 
 from .check import check_content, fit_categories
 from .coco_file import DataError, read_coco_json, select_images, split_images, to_detectron2
-from .problems import Findings, Severity, format_problems
+from .findings import Findings, Severity, format_problems
 from .spec import DatasetSpec
 
 logger = logging.getLogger(__name__)

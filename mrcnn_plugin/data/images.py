@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from PIL import ExifTags, Image
 
-from .problems import Findings
+from .findings import Findings
 
 SAMPLE = 1000  # headers that are read of a data set when not all are
 
@@ -96,8 +96,8 @@ def _fill_in_sizes(images: list[dict], root: str, findings: Findings) -> None:
             continue
         size = displayed_size(header)
         action = f"{size[0]} x {size[1]} read from the file"
-        findings.mended("no-image-size", "lacks width or height", action, image["id"])
-        if findings.mend:
+        findings.repaired("no-image-size", "lacks width or height", action, image["id"])
+        if findings.repair:
             image["width"], image["height"] = size
         else:
             findings.bad_images.add(image["id"])  # detectron2 stops with a KeyError

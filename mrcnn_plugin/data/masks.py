@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import pycocotools.mask as mask_utils
 
+from .findings import Findings
 from .polygons import degenerate_polygons
-from .problems import Findings
 
 
 def check_masks(content: dict, findings: Findings) -> None:
@@ -39,8 +39,8 @@ def _nested(segmentation: list, annotation: dict, findings: Findings) -> list:
         return segmentation
     ids = annotation["image_id"], annotation["id"]
     fault = "segmentation is a list of numbers, not of polygons"
-    findings.mended("flat-polygon", fault, "taken as one polygon", *ids)
-    if findings.mend:
+    findings.repaired("flat-polygon", fault, "taken as one polygon", *ids)
+    if findings.repair:
         annotation["segmentation"] = [segmentation]
     return [segmentation]
 
@@ -76,8 +76,8 @@ def _check_polygons(content, findings, polygons: list, owners: np.ndarray) -> No
             findings.bad_annotation(index, annotation, "degenerate-polygon", fault)
             continue
         ids = annotation["image_id"], annotation["id"]
-        findings.mended("degenerate-part", fault, "these parts enclose nothing: left out", *ids)
-        if findings.mend:
+        findings.repaired("degenerate-part", fault, "these parts enclose nothing: left out", *ids)
+        if findings.repair:
             annotation["segmentation"] = good
 
 

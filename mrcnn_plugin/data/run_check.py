@@ -16,7 +16,7 @@ from .check import (
 )
 from .coco_file import read_coco_json
 from .declared import DeclaredDataset, find_declared
-from .problems import Findings, Problem
+from .findings import Findings, Problem
 
 logger = logging.getLogger(__name__)
 
@@ -73,7 +73,7 @@ def _checked(names: Iterable[str], cfg: CfgNode) -> dict[str, _Checked]:
             result[name] = _Checked(name, content, root, declared.findings, declared)
         elif comm.is_main_process() and _is_coco(metadata):
             content = read_coco_json(metadata.json_file)
-            findings = Findings(metadata.json_file, mend=False)
+            findings = Findings(metadata.json_file, repair=False)
             check_content(content, findings, metadata.image_root, masks=cfg.MODEL.MASK_ON)
             result[name] = _Checked(name, content, metadata.image_root, findings)
     return result

@@ -9,8 +9,8 @@ from detectron2.utils import comm
 
 from ..data import register_datasets
 from ..data.coco_file import DataError
+from ..data.findings import Severity, count_severities, format_problems
 from ..data.follow import declare_datasets, follow_data
-from ..data.problems import Severity, count_severities, format_problems
 from ..data.run_check import check_datasets
 from .preflight import PreflightError
 

@@ -38,7 +38,7 @@ def test_check_of_good_data(tool, tmp_path):
     code, printed = tool("check", path, "--full")
     assert code == 0
     assert printed.strip() == (
-        f"{path}: 3 images, 6 annotations to train on; 0 error, 0 dropped, 0 warning, 0 mended"
+        f"{path}: 3 images, 6 annotations to train on; 0 error, 0 dropped, 0 warning, 0 repaired"
     )
 
 
@@ -49,21 +49,21 @@ def test_check_of_faulty_data_fails_and_says_where(tool, tmp_path):
     for kind, where in (
         ("error: box-outside (1)", "image 2, annotation 3"),
         ("error: unknown-category (1)", "image 3, annotation 6"),
-        ("mended: empty-box (1)", "image 2, annotation 4"),
+        ("repaired: empty-box (1)", "image 2, annotation 4"),
     ):
         assert kind in printed and f"{path}, {where}: " in printed
-    assert printed.endswith("2 error, 0 dropped, 0 warning, 1 mended\n")
+    assert printed.endswith("2 error, 0 dropped, 0 warning, 1 repaired\n")
 
 
 def test_check_leaves_out_and_writes_what_remains(tool, tmp_path):
     path, mended = faulty(tmp_path), tmp_path / "new/mended.json"
     code, printed = tool("check", path, "--drop-bad", "--write", mended)
-    assert code == 0 and "0 error, 2 dropped, 0 warning, 1 mended" in printed
+    assert code == 0 and "0 error, 2 dropped, 0 warning, 1 repaired" in printed
     content = json.loads(mended.read_text())
     assert [a["id"] for a in content["annotations"]] == [1, 2, 4, 5]
     assert content["annotations"][2]["bbox"] == [2, 2, 6, 4]
     code, printed = tool("check", f"{mended}:{tmp_path}")
-    assert code == 0 and "0 error, 0 dropped, 0 warning, 0 mended" in printed
+    assert code == 0 and "0 error, 0 dropped, 0 warning, 0 repaired" in printed
 
 
 def test_check_against_num_classes_and_validation(tool, tmp_path):

@@ -8,8 +8,8 @@ from detectron2.data import MetadataCatalog
 from detectron2.structures import BoxMode
 
 from mrcnn_plugin.data.coco_file import to_detectron2
-from mrcnn_plugin.data.describe import format_statistics
 from mrcnn_plugin.data.statistics import coco_statistics, detectron2_statistics, largest_iou
+from mrcnn_plugin.data.statistics_output import format_statistics
 
 
 def counted():

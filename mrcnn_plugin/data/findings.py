@@ -15,7 +15,7 @@ class Severity(Enum):
     ERROR = "error"  # stops the run
     DROPPED = "dropped"  # an error, left out of the data because DROP_BAD_DATA asks for it
     WARNING = "warning"  # said; the data are used as they are
-    MENDED = "mended"  # put right in memory, without guessing; the file stays as it is
+    REPAIRED = "repaired"  # put right in memory, without guessing; the file stays as it is
 
 
 class Problem(NamedTuple):
@@ -51,14 +51,14 @@ class Findings:
 
     json_file: str
     drop_bad: bool = False
-    mend: bool = True
+    repair: bool = True
     problems: list[Problem] = field(default_factory=list)
     bad_annotations: set[int] = field(default_factory=set)  # positions in the file's list
     bad_images: set[Any] = field(default_factory=set)  # image ids
 
-    def mended(self, kind: str, fault: str, action: str, image_id=None, annotation_id=None):
-        severity = Severity.MENDED if self.mend else Severity.WARNING
-        action = action if self.mend else ""
+    def repaired(self, kind: str, fault: str, action: str, image_id=None, annotation_id=None):
+        severity = Severity.REPAIRED if self.repair else Severity.WARNING
+        action = action if self.repair else ""
         self._add(severity, kind, fault, self.json_file, image_id, annotation_id, action)
 
     def warning(self, kind: str, fault: str, *, file=None, image_id=None, action=""):
@@ -74,7 +74,7 @@ class Findings:
         if index in self.bad_annotations:
             return
         self.bad_annotations.add(index)
-        if self.mend:
+        if self.repair:
             severity = self._unusable
         else:
             severity = Severity.ERROR if kind in _STOPS_DETECTRON2 else Severity.WARNING
@@ -86,7 +86,7 @@ class Findings:
         if image_id in self.bad_images:
             return
         self.bad_images.add(image_id)
-        severity = self._unusable if self.mend else Severity.ERROR
+        severity = self._unusable if self.repair else Severity.ERROR
         self._add(severity, kind, fault, file, image_id, None, action)
 
     @property
