@@ -76,7 +76,7 @@ def test_check_against_num_classes_and_validation(tool, tmp_path):
     code, printed = tool("check", train, "--val", val)
     assert (
         code == 1
-        and f"t/3.png, image 3: the same picture is validation image 2, {val.parent}" in printed
+        and f"t/3.png, image 3: the same image is validation image 2, {val.parent}" in printed
     )
 
 
