@@ -90,7 +90,7 @@ def draw(args):
     with tempfile.TemporaryDirectory() as folder:
         json_file = Path(folder, "usable.json")
         write_json(content, json_file)
-        records = load_coco_json(str(json_file), args.data.image_root, args.data.name)
+        records = load_coco_json(str(json_file), args.data.image_root, str(json_file))
     if args.num and args.num < len(records):
         records = random.Random(args.seed).sample(records, args.num)
     metadata = Metadata(thing_classes=sorted_class_names(content))
