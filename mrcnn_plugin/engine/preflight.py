@@ -23,17 +23,17 @@ class PreflightError(RunError):
 
 
 def preflight_message(error: Exception) -> str:
-    """The text of a `PreflightError`, also of one in a process that `launch` started.
+    """The text of a `RunError`, also of one in a process that `launch` started.
 
     Raises:
         Exception: `error` itself, if it is something else.
     """
-    if isinstance(error, PreflightError):
+    if isinstance(error, RunError):
         return str(error)
-    _, found, text = str(error).partition(f"{PreflightError.__module__}.PreflightError: ")
+    found = re.search(r"^mrcnn_plugin\.[\w.]+Error: (.*)", str(error), re.DOTALL | re.MULTILINE)
     if not found:
         raise error
-    return text.strip()
+    return found[1].strip()
 
 
 def merge_config(cfg: CfgNode, *, file: str | None = None, opts: Sequence[str] = ()) -> None:
