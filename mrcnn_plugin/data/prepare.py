@@ -5,7 +5,7 @@ split, repaired and with the classes of the run. From then on they are COCO data
 Datasets that others registered are checked too, but never changed.
 """
 
-import os
+import logging
 import socket
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -15,6 +15,7 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
 from detectron2.utils import comm
+from detectron2.utils.file_io import PathManager
 
 from .builtin import draw_shapes, register_builtin_datasets
 from .check import (
@@ -30,6 +31,8 @@ from .declare import TRAIN_PART, DeclaredDataset, declared_datasets, read_classe
 from .findings import Findings, Problem, Severity, format_problems
 from .processes import run_on_main_process
 from .statistics import coco_statistics, save_statistics
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -89,7 +92,7 @@ def _prepare_missing(cfg: CfgNode, names: Iterable[str]) -> list[str]:
     """Prepare what is not written yet; returns the names of all that is written."""
     declared = {n: d for n, d in declared_datasets(cfg).items() if n in names}
     missing = [n for n in declared if not prepared_file(cfg, n).exists()]
-    sources = [n for n in missing if os.path.exists(declared[n].spec.json_file)]
+    sources = [n for n in missing if PathManager.exists(declared[n].spec.json_file)]
     errors = [p for d in prepare_datasets(cfg, test=sources) for p in d.errors]
     if errors:
         raise DataError(f"the data have {len(errors)} errors\n{format_problems(errors, limit=10)}")
@@ -176,10 +179,7 @@ def _prepare_declared(
     name: str, declared: DeclaredDataset, classes: list[str], cfg: CfgNode
 ) -> PreparedDataset:
     spec, options = declared.spec, cfg.DATASETS
-    content = read_coco_json(spec.json_file)
-    if declared.part:
-        kept, held_out = split_images(content["images"], options.VAL_FRACTION, options.VAL_SEED)
-        content = select_images(content, kept if declared.part == TRAIN_PART else held_out)
+    content = _read_source(name, declared, cfg)
     findings = Findings(spec.json_file, drop_bad=options.DROP_BAD)
     if options.CHECK:
         masks = cfg.MODEL.MASK_ON
@@ -189,6 +189,32 @@ def _prepare_declared(
     else:
         content = drop_unusable(fit_categories(content, findings, classes), findings)
     return PreparedDataset(name, content, spec.image_root, findings, declared)
+
+
+def _read_source(name: str, declared: DeclaredDataset, cfg: CfgNode) -> dict:
+    """Read the part of a source that a dataset uses.
+
+    If the source no longer exists, as with a resumed run whose directory was moved to another
+    machine, the file that an earlier start wrote from it is used.
+    """
+    json_file, options = declared.spec.json_file, cfg.DATASETS
+    written = prepared_file(cfg, name)
+    if written.exists() and not PathManager.exists(json_file):
+        content = read_coco_json(str(written))
+        if content["info"]["prepared_from"] == _origin(declared, cfg):
+            logger.warning(f"{json_file} does not exist. Using {written}, written from it before")
+            return content
+    content = read_coco_json(json_file)
+    if declared.part:
+        kept, held_out = split_images(content["images"], options.VAL_FRACTION, options.VAL_SEED)
+        content = select_images(content, kept if declared.part == TRAIN_PART else held_out)
+    return content
+
+
+def _origin(declared: DeclaredDataset, cfg: CfgNode) -> str:
+    """What a written json records about its source."""
+    split = f", split {cfg.DATASETS.VAL_FRACTION}, seed {cfg.DATASETS.VAL_SEED}"
+    return f"{declared.spec}{split if declared.part else ''}"
 
 
 def _check_registered(name: str, cfg: CfgNode) -> PreparedDataset | None:
@@ -231,7 +257,8 @@ def _check_pair(train: PreparedDataset, val: PreparedDataset) -> None:
 
 def _write(dataset: PreparedDataset, cfg: CfgNode) -> None:
     if dataset.declared:
-        write_json(dataset.content, prepared_file(cfg, dataset.name))
+        info = {"prepared_from": _origin(dataset.declared, cfg)}
+        write_json({**dataset.content, "info": info}, prepared_file(cfg, dataset.name))
     if cfg.DATASETS.CHECK:
         usable = dataset.content
         if not dataset.declared:

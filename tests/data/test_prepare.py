@@ -298,6 +298,25 @@ def test_registering_what_is_written_needs_no_source(tmp_path):
     assert "a" not in DatasetCatalog
 
 
+def test_a_resumed_run_needs_no_source(tmp_path, caplog):
+    """What an earlier start wrote from the same source and split is used; nothing else is."""
+    path = write_dataset(tmp_path, coco_content(4))
+    cfg = new_cfg("MODEL.MASK_ON", True)
+    declare_datasets(cfg, train=[f"a={path}"], val_fraction=0.5)
+    infer_and_register(cfg)
+    check_data(cfg, training=True)
+    before = [DatasetCatalog.get(n) for n in ("a_split_train", "a_split_val")]
+    path.unlink()
+    for _ in range(2):
+        caplog.clear()
+        check_data(cfg, training=True)
+        assert "data.json does not exist. Using output/datasets/a_split_train.json" in caplog.text
+        assert [DatasetCatalog.get(n) for n in ("a_split_train", "a_split_val")] == before
+    cfg.DATASETS.VAL_FRACTION = 0.25
+    with pytest.raises(DataError, match=r"data\.json does not exist"):
+        check_data(cfg, training=True)
+
+
 def test_a_new_start_uses_the_changed_source(tmp_path):
     path = write_dataset(tmp_path, coco_content(3))
     cfg = new_cfg()
