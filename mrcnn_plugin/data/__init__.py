@@ -8,30 +8,13 @@ counts, and `shapes` draws a small dataset. docs/custom_data.md shows the comman
 from .builtin import register_builtin_datasets
 from .check import check_content
 from .coco_file import DataError, make_evaluable, read_coco_json
-from .convert import CONVERTERS
-from .findings import Findings, Problem, Severity, format_problems
+from .findings import Findings
 from .prepare import prepare_datasets, register_datasets
 from .shapes import SHAPE_CLASSES, make_shapes
-from .spec import DatasetSpec
-from .statistics import DatasetStatistics, coco_statistics, read_statistics
+from .statistics import coco_statistics, read_statistics
 
 __all__ = [
-    "CONVERTERS",
-    "SHAPE_CLASSES",
-    "DataError",
-    "DatasetSpec",
-    "DatasetStatistics",
-    "Findings",
-    "Problem",
-    "Severity",
-    "check_content",
-    "coco_statistics",
-    "format_problems",
-    "make_evaluable",
-    "make_shapes",
-    "prepare_datasets",
-    "read_coco_json",
-    "read_statistics",
-    "register_builtin_datasets",
-    "register_datasets",
+    *("DataError", "Findings", "check_content", "make_evaluable", "read_coco_json"),
+    *("prepare_datasets", "register_builtin_datasets", "register_datasets"),
+    *("SHAPE_CLASSES", "coco_statistics", "make_shapes", "read_statistics"),
 ]

@@ -6,15 +6,13 @@ Datasets that others registered are checked too, but never changed.
 """
 
 import logging
-import socket
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
-from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 
 from .builtin import draw_shapes, register_builtin_datasets
@@ -28,8 +26,7 @@ from .check import (
 )
 from .coco_file import DataError, read_coco_json, select_images, split_images, write_json
 from .declare import TRAIN_PART, DeclaredDataset, declared_datasets, read_classes
-from .findings import Findings, Problem, Severity, format_problems
-from .processes import run_on_main_process
+from .findings import Findings, Problem, Severity
 from .statistics import coco_statistics, save_statistics
 
 logger = logging.getLogger(__name__)
@@ -59,61 +56,21 @@ class PreparedDataset:
 def register_datasets(cfg: CfgNode) -> None:
     """Register the datasets that `DATASETS.TRAIN` and `DATASETS.TEST` name and this project knows.
 
-    After the call, `DatasetCatalog` and `MetadataCatalog` have
-
-    * the builtin names of `register_builtin_datasets`; shapes are drawn if needed;
-    * every dataset of `DATASETS.FILES`, loaded from `OUTPUT_DIR/datasets/<name>.json`. A file that
-      a training has written is used without another check and without its source. One that does
-      not exist is prepared now, if its source exists; otherwise its name is not registered.
-
-    Calling it again does nothing, or replaces the datasets of `DATASETS.FILES` if the config has
-    changed. With several processes, every process must call it.
+    These are the builtin names (`register_builtin_datasets`; shapes are drawn if needed) and those
+    of `DATASETS.FILES`. The latter load `OUTPUT_DIR/datasets/<name>.json`, which `prepare_datasets`
+    writes at each start of train_net.py. Here their source is neither read nor checked, so that it
+    need not exist any more. Calling it again with another config registers them anew.
 
     Raises:
-        DataError: a source cannot be read or has errors, an entry of `DATASETS.FILES` is malformed,
-            or its name is that of another registered dataset.
+        DataError: an entry of `DATASETS.FILES` is malformed, or its name is that of another
+            registered dataset.
     """
-    names = dict.fromkeys((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST))
-    register_builtin(cfg)
-    available = run_on_main_process(lambda: _prepare_missing(cfg, names))
-    require_shared(cfg, available)
-    register_prepared(cfg, available)
-
-
-def register_builtin(cfg: CfgNode) -> None:
-    """Register the builtin datasets that a config uses, and draw them if they are drawn shapes."""
-    declared = declared_datasets(cfg)
-    names = [n for n in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST) if n not in declared]
-    register_builtin_datasets(names)
-    draw_shapes(names)
-
-
-def _prepare_missing(cfg: CfgNode, names: Iterable[str]) -> list[str]:
-    """Prepare what is not written yet; returns the names of all that is written."""
+    names = {*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST}
     declared = {n: d for n, d in declared_datasets(cfg).items() if n in names}
-    missing = [n for n in declared if not prepared_file(cfg, n).exists()]
-    sources = [n for n in missing if PathManager.exists(declared[n].spec.json_file)]
-    errors = [p for d in prepare_datasets(cfg, test=sources) for p in d.errors]
-    if errors:
-        raise DataError(f"the data have {len(errors)} errors\n{format_problems(errors, limit=10)}")
-    return [n for n in declared if n not in missing or n in sources]
-
-
-def prepared_file(cfg: CfgNode, name: str) -> Path:
-    """Where a dataset of `DATASETS.FILES` is written."""
-    return Path(cfg.OUTPUT_DIR, "datasets", f"{name}.json")
-
-
-def register_prepared(cfg: CfgNode, names: Iterable[str]) -> None:
-    """Register those of `names` that are in `DATASETS.FILES`, to load from their prepared files.
-
-    Raises:
-        DataError: a name is that of another registered dataset.
-    """
+    register_builtin_datasets(names - declared.keys())
+    draw_shapes(names - declared.keys())
     classes = list(cfg.DATASETS.CLASS_NAMES)
-    for name, (spec, _) in declared_datasets(cfg).items():
-        if name not in names:
-            continue
+    for name, (spec, _) in declared.items():
         if name in DatasetCatalog:
             if not MetadataCatalog.get(name).get("prepared_from"):
                 raise DataError(
@@ -126,15 +83,9 @@ def register_prepared(cfg: CfgNode, names: Iterable[str]) -> None:
         register_coco_instances(name, metadata, str(prepared_file(cfg, name)), spec.image_root)
 
 
-def require_shared(cfg: CfgNode, names: Iterable[str]) -> None:
-    """Raise `DataError` on every process if one of them cannot read what the main process wrote."""
-    missing = [str(f) for f in (prepared_file(cfg, n) for n in names) if not f.exists()]
-    for host, files in comm.all_gather((socket.gethostname(), missing)):
-        if files:
-            raise DataError(
-                f"{files[0]}, written by the main process, does not exist on machine {host}. "
-                "OUTPUT_DIR must be a directory that all machines share"
-            )
+def prepared_file(cfg: CfgNode, name: str) -> Path:
+    """Where a dataset of `DATASETS.FILES` is written."""
+    return Path(cfg.OUTPUT_DIR, "datasets", f"{name}.json")
 
 
 def prepare_datasets(

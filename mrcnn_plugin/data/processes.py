@@ -1,6 +1,8 @@
 """Work that one process does for all processes of a training."""
 
-from collections.abc import Callable
+import socket
+from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import TypeVar
 
 from detectron2.utils import comm
@@ -31,3 +33,14 @@ def run_on_main_process(function: Callable[[], T]) -> T:
     if error or shared:
         raise error or shared
     return result
+
+
+def require_shared(files: Iterable[Path]) -> None:
+    """Raise a `RunError` on every rank if one of them cannot read what rank 0 has written."""
+    missing = [str(file) for file in files if not file.exists()]
+    for host, paths in comm.all_gather((socket.gethostname(), missing)):
+        if paths:
+            raise RunError(
+                f"{paths[0]}, written by the main process, does not exist on machine {host}. "
+                "OUTPUT_DIR must be a directory that all machines share"
+            )

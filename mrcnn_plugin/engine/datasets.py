@@ -9,15 +9,8 @@ from detectron2.config import CfgNode
 from ..data.coco_file import DataError
 from ..data.declare import declare_datasets, declared_datasets, infer_from_files
 from ..data.findings import Severity, count_severities, format_problems
-from ..data.prepare import (
-    PreparedDataset,
-    prepare_datasets,
-    prepared_file,
-    register_builtin,
-    register_prepared,
-    require_shared,
-)
-from ..data.processes import run_on_main_process
+from ..data.prepare import PreparedDataset, prepare_datasets, prepared_file, register_datasets
+from ..data.processes import require_shared, run_on_main_process
 
 logger = logging.getLogger(__name__)
 
@@ -70,8 +63,7 @@ def use_datasets(cfg: CfgNode, args: argparse.Namespace) -> None:
         cfg, train=args.train, val=args.val, val_fraction=args.val_fraction, given=given
     )
     infer_from_files(cfg, given=given | ({"DATASETS.TEST"} if args.val else set()))
-    register_builtin(cfg)
-    register_prepared(cfg, {*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST})
+    register_datasets(cfg)
     if not cfg.DATASETS.TEST:
         logger.warning(
             "DATASETS.TEST is empty, so nothing will be evaluated. Pass --val or --val-fraction"
@@ -93,7 +85,8 @@ def check_data(cfg: CfgNode, *, training: bool) -> None:
     """
     train = cfg.DATASETS.TRAIN if training else ()
     run_on_main_process(lambda: _prepare(cfg, train))
-    require_shared(cfg, declared_datasets(cfg).keys() & {*train, *cfg.DATASETS.TEST})
+    written = declared_datasets(cfg).keys() & {*train, *cfg.DATASETS.TEST}
+    require_shared(prepared_file(cfg, name) for name in written)
 
 
 def _prepare(cfg: CfgNode, train: tuple[str, ...]) -> None:

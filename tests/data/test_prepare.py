@@ -18,7 +18,7 @@ from mrcnn_plugin import add_mrcnn_config
 from mrcnn_plugin.data import make_shapes, read_statistics, register_datasets
 from mrcnn_plugin.data.coco_file import DataError, make_evaluable, split_images
 from mrcnn_plugin.data.declare import declare_datasets, infer_from_files
-from mrcnn_plugin.data.prepare import prepare_datasets, prepared_file, register_prepared
+from mrcnn_plugin.data.prepare import prepare_datasets, prepared_file
 from mrcnn_plugin.data.spec import DatasetSpec
 from mrcnn_plugin.engine import check_data
 from mrcnn_plugin.errors import RunError
@@ -49,7 +49,7 @@ def new_cfg(*opts):
 def infer_and_register(cfg, **options):
     """What a training does before its first iteration, without the check."""
     infer_from_files(cfg, **options)
-    register_prepared(cfg, {*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST})
+    register_datasets(cfg)
 
 
 def prepare(cfg, *, training=True):
@@ -151,8 +151,6 @@ def test_contradictions_are_rejected(tmp_path):
     cfg.DATASETS.TEST = ("coco_2017_val",)
     with pytest.raises(DataError, match="'coco_2017_val' exists already"):
         infer_and_register(cfg)
-    with pytest.raises(DataError, match="'coco_2017_val' exists already"):
-        register_datasets(cfg)
 
 
 def shapes_and_polygons(tmp_path):
@@ -269,33 +267,21 @@ def test_a_yaml_that_names_the_whole_set_is_split(tmp_path):
     assert cfg.DATASETS.TEST == ("rle_split_val",)
 
 
-def test_register_datasets_of_a_saved_config(tmp_path):
-    """For scripts that load a saved config and nothing else."""
-    _, polygons = shapes_and_polygons(tmp_path)
-    cfg = new_cfg("DATASETS.FILES", (polygons,), "DATASETS.TRAIN", ("polygons",))
-    register_datasets(cfg)
-    register_datasets(cfg)
-    assert len(DatasetCatalog.get("polygons")) == 3
-
-
 def test_registering_what_is_written_needs_no_source(tmp_path):
-    """A report, or a moved OUTPUT_DIR: neither the json nor the images are there any more."""
+    """A report of a run that was moved: neither the json nor the images are there any more."""
     write_dataset(tmp_path / "data", coco_content(3))
-    files = (f"a={tmp_path}/data/data.json",)
-    cfg = new_cfg("DATASETS.FILES", files, "DATASETS.TRAIN", ("a",), "DATASETS.TEST", ("b",))
-    cfg.DATASETS.CLASS_NAMES = ("disc", "ring")
-    register_datasets(cfg)
+    cfg = new_cfg()
+    declare_datasets(cfg, train=[f"a={tmp_path}/data/data.json"])
+    infer_and_register(cfg)
+    prepare(cfg)
     before = DatasetCatalog.get("a")
     (tmp_path / "data").rename(tmp_path / "gone")
     (tmp_path / "output").rename(tmp_path / "moved")
     forget(["a"])
     cfg.OUTPUT_DIR = "moved"
-    register_datasets(cfg)
-    assert DatasetCatalog.get("a") == before
-    cfg.OUTPUT_DIR = "elsewhere"
-    forget(["a"])
-    register_datasets(cfg)  # nothing is written here and there is no source
-    assert "a" not in DatasetCatalog
+    for _ in range(2):
+        register_datasets(cfg)
+        assert DatasetCatalog.get("a") == before
 
 
 def test_a_resumed_run_needs_no_source(tmp_path, caplog):
@@ -445,14 +431,15 @@ def test_training_and_validation_on_one_set_is_a_warning(tmp_path):
     assert [(p.severity.value, p.kind) for p in problems] == [("warning", "train-is-val")]
 
 
-def test_errors_stop_register_datasets_too(tmp_path):
-    """Programs that do not call the check of train_net.py."""
+def test_errors_stop_a_run_and_nothing_is_written(tmp_path):
     content = coco_content(2)
     content["annotations"][0]["bbox"] = [90, 90, 5, 5]
     write_dataset(tmp_path, content)
     cfg = new_cfg("DATASETS.FILES", (f"a={tmp_path}/data.json",), "DATASETS.TRAIN", ("a",))
-    with pytest.raises(DataError, match=r"1 errors\n.*box-outside \(1\)\n.* annotation 1: "):
-        register_datasets(cfg)
+    register_datasets(cfg)
+    with pytest.raises(DataError, match=r"1 errors.*\n.*box-outside \(1\)\n.* annotation 1: "):
+        check_data(cfg, training=True)
+    assert not prepared_file(cfg, "a").exists()
 
 
 def test_without_the_check_data_are_used_as_they_are(tmp_path):
@@ -463,6 +450,7 @@ def test_without_the_check_data_are_used_as_they_are(tmp_path):
     cfg = new_cfg("DATASETS.FILES", declaration, "DATASETS.CHECK", False)
     cfg.DATASETS.TRAIN = ("a",)
     register_datasets(cfg)
+    check_data(cfg, training=True)
     (first, _) = DatasetCatalog.get("a")
     assert first["annotations"][0]["bbox"] == [90, 90, 5, 5]
 
