@@ -14,7 +14,16 @@ from .shapes import SHAPE_CLASSES, make_shapes
 from .statistics import coco_statistics, read_statistics
 
 __all__ = [
-    *("DataError", "Findings", "check_content", "make_evaluable", "read_coco_json"),
-    *("prepare_datasets", "register_builtin_datasets", "register_datasets"),
-    *("SHAPE_CLASSES", "coco_statistics", "make_shapes", "read_statistics"),
+    "SHAPE_CLASSES",
+    "DataError",
+    "Findings",
+    "check_content",
+    "coco_statistics",
+    "make_evaluable",
+    "make_shapes",
+    "prepare_datasets",
+    "read_coco_json",
+    "read_statistics",
+    "register_builtin_datasets",
+    "register_datasets",
 ]

@@ -69,6 +69,8 @@ def test_areas_default_to_those_of_boxes():
     del content["annotations"][0]["area"]
     content["annotations"][0]["bbox"] = [2, 2, 5, 4]
     assert coco_statistics(content).areas.tolist() == [20, 24]
+    content["annotations"][0].update(area=None, bbox=[])
+    assert coco_statistics(content).areas.tolist() == [24]
 
 
 def test_saved_statistics_are_read_again(tmp_path):
