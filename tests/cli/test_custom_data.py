@@ -15,7 +15,7 @@ from mrcnn_plugin.data import make_shapes
 
 DOCS = ROOT / "docs/custom_data.md"
 
-# Seconds instead of days: two iterations of a small net on small pictures.
+# Seconds instead of days: two iterations of a small network on small images.
 TINY = """
 _BASE_: "{base}"
 DATALOADER: {{NUM_WORKERS: 0}}

@@ -6,7 +6,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from coco_files import coco_content, save_picture, write_dataset
+from coco_files import coco_content, save_image, write_dataset
 
 from mrcnn_plugin.cli.dataset import main
 
@@ -133,24 +133,24 @@ def test_draw_colours_the_objects_and_little_else(tool, tmp_path):
     outline = [30, 30, 90, 30, 90, 70, 30, 70]
     for a in content["annotations"]:
         a.update(bbox=[30, 30, 60, 40], area=2400, segmentation=[outline])
-    path = write_dataset(tmp_path, content, pictures=False)
+    path = write_dataset(tmp_path, content, images=False)
     for image in content["images"]:
         cv2.imwrite(str(tmp_path / image["file_name"]), np.full((100, 120, 3), 128, np.uint8))
     code, _ = tool("draw", path, tmp_path / "drawn", "--num", 2)
     drawn = [cv2.imread(str(p)).astype(int) for p in (tmp_path / "drawn").iterdir()]
     assert not code and len(drawn) == 2
-    for picture in drawn:
-        assert picture.shape == (100, 120, 3)
-        assert np.abs(picture[55:68, 33:87] - 128).max(-1).mean() > 10
-        assert np.abs(picture[80:, :] - 128).max() < 10
+    for image in drawn:
+        assert image.shape == (100, 120, 3)
+        assert np.abs(image[55:68, 33:87] - 128).max(-1).mean() > 10
+        assert np.abs(image[80:, :] - 128).max() < 10
 
 
 def test_stats(tool, tmp_path):
     path = write_dataset(tmp_path, coco_content(3))
     code, printed = tool("stats", path, "--plot", tmp_path / "plots/stats.png")
     assert not code and "3 images (0 without an instance), 6 instances, 0 crowd" in printed
-    picture = cv2.imread(str(tmp_path / "plots/stats.png"))
-    assert picture.shape[1] > 800 and picture.std() > 10
+    image = cv2.imread(str(tmp_path / "plots/stats.png"))
+    assert image.shape[1] > 800 and image.std() > 10
 
 
 def test_stats_do_not_count_unusable_entries(tool, tmp_path):
@@ -162,7 +162,7 @@ def test_convert_then_check(tool, tmp_path):
     square = {"name": "rect", "x": 2, "y": 2, "width": 6, "height": 4}
     regions = [{"shape_attributes": square, "region_attributes": {"kind": k}} for k in "ba"]
     (tmp_path / "via.json").write_text(json.dumps({"x": {"filename": "x.png", "regions": regions}}))
-    save_picture(tmp_path / "x.png")
+    save_image(tmp_path / "x.png")
     (tmp_path / "names.txt").write_text("b\na\n")
     arguments = ("convert", "via", tmp_path / "via.json", tmp_path, tmp_path / "out/my.json")
     for classes, expected in (((), "a, b"), (("--classes", "b,a"), "b, a")):
@@ -184,8 +184,8 @@ def test_convert_does_not_overwrite_what_it_reads(tool, tmp_path):
     (tmp_path / "link.json").symlink_to(tmp_path / "via.json")
     (tmp_path / "labelme").mkdir()
     (tmp_path / "labelme/x.json").write_text(json.dumps(labelme))
-    save_picture(tmp_path / "x.png")
-    save_picture(tmp_path / "labelme/x.png")
+    save_image(tmp_path / "x.png")
+    save_image(tmp_path / "labelme/x.png")
     before = {p: p.read_bytes() for p in tmp_path.rglob("*.json")}
     for kind, source, images, output in (
         ("via", "via.json", ".", "labelme/../via.json"),

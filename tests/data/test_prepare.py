@@ -232,7 +232,7 @@ def test_a_saved_config_needs_no_flags(tmp_path):
     assert [len(dicts) for dicts in before] == [3, 1]
 
 
-def test_other_pictures_with_a_saved_config(tmp_path):
+def test_other_images_with_a_saved_config(tmp_path):
     """Only `--val`: classes stay those of the model, and training data are not needed."""
     rle, polygons = shapes_and_polygons(tmp_path)
     cfg = new_cfg()
@@ -445,7 +445,7 @@ def test_errors_stop_a_run_and_nothing_is_written(tmp_path):
 def test_without_the_check_data_are_used_as_they_are(tmp_path):
     content = coco_content(2)
     content["annotations"][0]["bbox"] = [90, 90, 5, 5]
-    write_dataset(tmp_path, content, pictures=False)
+    write_dataset(tmp_path, content, images=False)
     declaration = (f"a={tmp_path}/data.json",)
     cfg = new_cfg("DATASETS.FILES", declaration, "DATASETS.CHECK", False)
     cfg.DATASETS.TRAIN = ("a",)

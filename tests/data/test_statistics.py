@@ -32,7 +32,7 @@ def test_counts_by_hand():
     # 100 < 32 * 32 = 1024 <= 96 * 96 = 9216 < 9800
     assert stats.sizes == {"small": 1, "medium": 1, "large": 1}
     assert stats.per_image.tolist() == [2, 1, 0]
-    # Two boxes of 100 share 50: IoU 50 / 150. The ring is alone.
+    # Two boxes of 100 share 50: IoU 50 / 150. The ring has no other box.
     assert stats.crowding == pytest.approx([1 / 3, 1 / 3, 0])
     text = format_statistics(stats)
     assert "disc           2       1" in text and "crowding: 0.0% of the boxes" in text
