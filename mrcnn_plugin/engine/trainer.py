@@ -23,7 +23,7 @@ from torch import nn
 
 from ..checkpoint.checkpointer import ReportingCheckpointer
 from ..errors import ConfigError, RunError
-from ..evaluation import MendingCOCOEvaluator, inference_folder
+from ..evaluation import AnalysingCOCOEvaluator, inference_folder
 from .build_hooks import build_hooks
 from .distributed import unwrap
 from .hooks.wandb_writer import WandbWriter
@@ -153,7 +153,7 @@ class MRCNNTrainer(DefaultTrainer):
             output_dir = str(inference_folder(cfg, dataset_name))
         kind = MetadataCatalog.get(dataset_name).get("evaluator_type", "coco")
         if kind == "coco":
-            return MendingCOCOEvaluator(dataset_name, output_dir=output_dir)
+            return AnalysingCOCOEvaluator(dataset_name, output_dir=output_dir)
         if kind == "lvis":
             return LVISEvaluator(dataset_name, output_dir=output_dir)
         if kind == "pascal_voc":
