@@ -185,7 +185,7 @@ PYRAMID, ROIS = make_pyramid(), make_pyramid_rois(4)
     "change, error, words",
     [
         ({"features": PYRAMID[0]}, TypeError, "list of maps, got Tensor"),
-        ({"features": PYRAMID[:3]}, ValueError, "one map a spatial_scale: 3 for 4"),
+        ({"features": PYRAMID[:3]}, ValueError, "per spatial scale, got 3 maps for 4 scales"),
         ({"features": [*PYRAMID[:3], PYRAMID[3].double()]}, ValueError, "same N, C and dtype"),
         ({"features": [*PYRAMID[:3], PYRAMID[3][:, :2]]}, ValueError, "same N, C and dtype"),
         ({"features": [*PYRAMID[:3], PYRAMID[3].to("meta")]}, ValueError, "cpu and meta"),

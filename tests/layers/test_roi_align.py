@@ -101,6 +101,14 @@ def test_list_of_boxes_per_image():
     assert torch.equal(roi_align(features, boxes, 3), roi_align(features, stacked, 3))
 
 
+@pytest.mark.parametrize("aligned, expected", [(True, 1.5), (False, 2.0)])
+def test_aligned_by_hand(aligned, expected):
+    """The example of the docstring, a sample at x = 2.0 on the ramp f(j) = j."""
+    ramp = torch.arange(5.0).expand(1, 1, 5, 5)
+    box = torch.tensor([[0, 1.0, 1.0, 3.0, 3.0]])  # one bin and one sample, the box's centre
+    assert roi_align(ramp, box, 1, 1.0, 1, aligned=aligned).item() == expected
+
+
 def test_module_is_the_function():
     features, rois = make_features(), make_rois()
     options = {"aligned": False, "mode": "max", "bin_stride": 2}

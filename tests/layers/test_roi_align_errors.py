@@ -1,9 +1,5 @@
 """RoIAlign on bad input: a clear error or a stated answer, never a crash."""
 
-import shutil
-import subprocess
-import sys
-
 import pytest
 import torch
 
@@ -32,7 +28,7 @@ ROIS = torch.tensor([[0, 1.0, 1.0, 6.0, 5.0], [1, 2.0, 0.5, 9.0, 7.5], [1, 0.0, 
         ({"rois": ROIS.to("meta")}, ValueError, "rois are on meta but features on cpu"),
         ({"rois": ROIS.clone().requires_grad_()}, ValueError, r"rois\.detach\(\)"),
         ({"rois": "boxes"}, TypeError, "list of tensors, got str"),
-        ({"rois": [ROIS[:, 1:]]}, ValueError, "one tensor an image: got 1 for 2"),
+        ({"rois": [ROIS[:, 1:]]}, ValueError, "one tensor per image, got 1 tensors for 2 images"),
         ({"rois": [ROIS[:, 1:], ROIS]}, ValueError, r"rois\[1\].*\(R_i, 4\).*\(3, 5\)"),
         ({"rois": [ROIS[:, 1:], None]}, TypeError, "list of tensors"),
         ({"output_size": 0}, ValueError, "positive, got 0"),
@@ -129,16 +125,6 @@ def test_the_backward_op_refuses_wrong_shapes_and_survives_any_argmax(mode):
         for value in (-(2**31), -2, 2**15, 2**31 - 1):
             wrong = torch.full_like(argmax, value)
             assert backward(output, ROIS, wrong, 2, 3, 8, 10, *options).isfinite().all()
-
-
-def test_a_missing_library_says_what_mends_it(tmp_path):
-    source = sys.modules[roi_align.__module__].__file__
-    shutil.copy(source, tmp_path)
-    command = [sys.executable, "-c", "import roi_align"]
-    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
-    last = result.stderr.strip().splitlines()[-1]
-    assert result.returncode == 1
-    assert last.startswith("ImportError: ") and "pip install --no-build-isolation" in last
 
 
 # ---- Answered ------------------------------------------------------------------------------------

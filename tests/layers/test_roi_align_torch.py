@@ -8,7 +8,6 @@ import copy
 import io
 import os
 import re
-import shutil
 import subprocess
 import sys
 import threading
@@ -114,22 +113,6 @@ def test_module_is_copied_and_pickled_by_its_options():
     for other in (copy.deepcopy(module), torch.load(file, weights_only=False)):
         assert_same(other, module, FEATURES, ROIS)
     assert not module.state_dict()
-
-
-def test_op_alone_is_one_python_file_and_one_library(tmp_path):
-    """What docs/roi_align.md says about a project without detectron2."""
-    for file in (SOURCE, LIBRARY):
-        shutil.copy(file, tmp_path)
-    code = (
-        "import torch; from roi_align import roi_align;"
-        "features = torch.randn(1, 256, 50, 84);"
-        "rois = torch.tensor([[0, 64.0, 32.0, 320.0, 256.0]]);"
-        "print(tuple(roi_align(features, rois, 7, 1 / 16, 2).shape))"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=120
-    )
-    assert done.stdout == "(1, 256, 7, 7)\n", done.stderr
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
