@@ -133,7 +133,7 @@ def test_standard_operators_alone_inside_a_model(exporter, mode):
 
 
 @pytest.mark.parametrize("exporter", EXPORTERS)
-def test_adaptive_maximum_is_refused(exporter):
+def test_adaptive_maximum_is_rejected(exporter):
     features, rois = make_features(dtype=torch.float32), make_rois(torch.float32)
     with pytest.raises(Exception) as info:
         export(RoIAlign(3, mode="max"), features, rois, exporter)
@@ -141,7 +141,9 @@ def test_adaptive_maximum_is_refused(exporter):
     while error:  # the exporter of torch.export programs wraps it
         messages.append(str(error))
         error = error.__cause__
-    assert any("set sampling_ratio (2 is four samples a bin)" in message for message in messages)
+    assert any(
+        "Set sampling_ratio; 2 means four samples per bin." in message for message in messages
+    )
 
 
 def test_before_opset_16_there_is_no_translation():
