@@ -1,4 +1,4 @@
-"""What importing the package does: registration, one clear error for what is missing, layering."""
+"""Importing the package: registration, public names, errors for missing packages, dependencies."""
 
 import ast
 import importlib
@@ -188,7 +188,7 @@ def test_get_config_file_suggests_near_names():
         get_config_file("zzz")
 
 
-def test_a_missing_library_is_one_import_error_with_the_mend(tmp_path):
+def test_a_missing_library_is_one_import_error_with_the_fix(tmp_path):
     shutil.copytree(PACKAGE, tmp_path / "mrcnn_plugin", ignore=shutil.ignore_patterns("*.so"))
     done = python("import mrcnn_plugin", cwd=tmp_path)
     last = done.stderr.strip().splitlines()[-1]

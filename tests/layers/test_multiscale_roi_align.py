@@ -199,7 +199,7 @@ PYRAMID, ROIS = make_pyramid(), make_pyramid_rois(4)
         ({"mode": "sum"}, ValueError, "'avg', 'max'"),
     ],
 )
-def test_refused(change, error, words):
+def test_rejected(change, error, words):
     arguments = {
         "features": PYRAMID,
         "rois": ROIS,
@@ -210,7 +210,7 @@ def test_refused(change, error, words):
         multiscale_roi_align(**{**arguments, **change})
 
 
-def test_batch_index_and_level_out_of_range_are_refused():
+def test_batch_index_and_level_out_of_range_are_rejected():
     rois = ROIS.clone()
     rois[2, 0] = 2
     with pytest.raises(RuntimeError, match=r"batch index of rois\[2\] is 2"):

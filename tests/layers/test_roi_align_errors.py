@@ -50,7 +50,7 @@ ROIS = torch.tensor([[0, 1.0, 1.0, 6.0, 5.0], [1, 2.0, 0.5, 9.0, 7.5], [1, 0.0, 
         ({"bin_stride": 1.5}, TypeError, "bin_stride must be an int, got 1.5"),
     ],
 )  # fmt: skip
-def test_refused(change, error, words):
+def test_rejected(change, error, words):
     arguments = {"features": FEATURES, "rois": ROIS, "output_size": 7, **change}
     with pytest.raises(error, match=words):
         roi_align(**arguments)
@@ -100,7 +100,7 @@ DIRECT = (FEATURES, ROIS, 7, 7, 1.0, 0, True, "avg", 1)
         (8, 0, "bin_stride"),
     ],
 )
-def test_the_op_itself_refuses_too(position, value, words):
+def test_the_op_itself_rejects_them_too(position, value, words):
     arguments = list(DIRECT)
     arguments[position] = value
     with pytest.raises(RuntimeError) as info:
@@ -109,7 +109,7 @@ def test_the_op_itself_refuses_too(position, value, words):
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_the_backward_op_refuses_wrong_shapes_and_survives_any_argmax(mode):
+def test_the_backward_op_rejects_wrong_shapes_and_survives_any_argmax(mode):
     options = (7, 7, 1.0, 0, True, mode, 1)
     output, argmax = torch.ops.mrcnn_plugin.roi_align(FEATURES, ROIS, *options)
     backward = torch.ops.mrcnn_plugin.roi_align_backward
@@ -141,7 +141,7 @@ def forward_and_backward(features, rois, *args, **kwargs):
 @pytest.mark.parametrize("sampling_ratio", [0, 1, 2])
 @pytest.mark.parametrize("aligned", [True, False])
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
-def test_box_that_is_not_finite_is_zero_and_alone(mode, sampling_ratio, aligned, value):
+def test_box_that_is_not_finite_is_zero_and_affects_no_other(mode, sampling_ratio, aligned, value):
     options = {"aligned": aligned, "mode": mode}
     for coordinate in (1, 2, 3, 4):
         rois = torch.cat([ROIS, ROIS[1:2]])[[0, 3, 1, 2]].clone()

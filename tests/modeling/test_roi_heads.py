@@ -17,7 +17,7 @@ from mrcnn_plugin.modeling.roi_heads import _ClassCheck
 
 
 def r50_heads(*opts):
-    """The head of R50-C4 alone (on 1024-channel features of stride 16)."""
+    """Only the head of R50-C4, on 1024-channel features of stride 16."""
     cfg = load_cfg("mask_rcnn_R50_C4.yaml", *opts)
     return build_roi_heads(cfg, {"res4": ShapeSpec(channels=1024, stride=16)})
 

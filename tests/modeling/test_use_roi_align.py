@@ -191,7 +191,7 @@ POOLERS = {
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
 @pytest.mark.parametrize("name", POOLERS)
 def test_a_pooler_that_scripts_still_does(name):
-    """As the child of a model and itself a parent; the scripted one gives the same."""
+    """The scripted replacement gives the same result as the original."""
     pooler, inputs = POOLERS[name]
     torch.jit.script(pooler)
     model = nn.ModuleList([copy.deepcopy(pooler)])
@@ -231,7 +231,7 @@ def test_undo_puts_the_originals_back():
     assert list(model) == originals and done.replaced == []
 
 
-def test_other_poolers_are_left_alone_and_named():
+def test_other_poolers_are_not_replaced_but_reported():
     model = nn.ModuleDict(
         {"rotated": ROIAlignRotated((7, 7), 0.25, 2), "pool": torchvision.ops.RoIPool(7, 0.25)}
     )
@@ -241,12 +241,12 @@ def test_other_poolers_are_left_alone_and_named():
     assert list(model.values()) == before and done.replaced == []
 
 
-def test_a_pooler_alone_cannot_be_replaced_in_place():
+def test_a_model_that_is_a_pooler_cannot_be_replaced_in_place():
     with pytest.raises(ValueError, match=r"itself a ROIAlign.* Use mrcnn_plugin.RoIAlign"):
         use_roi_align(ROIAlign(7, 0.25, 0))
 
 
-def test_boxes_with_a_graph_or_in_half_precision_are_taken_as_detectron2_takes_them():
+def test_boxes_with_a_graph_or_in_half_precision_are_accepted_as_in_detectron2():
     model = nn.Sequential(ROIAlign(3, 1.0, 2))
     x = torch.randn(1, 2, 8, 8)
     rois = torch.tensor([[0.0, 1.0, 1.0, 6.0, 5.0]])
