@@ -1,4 +1,4 @@
-"""Predicts masks by fully connected layers, which lose the spatial layout (Mask R-CNN, Table 2e)."""
+"""Predicts masks by fully connected layers, which lose the layout (Mask R-CNN, Table 2e)."""
 
 from itertools import pairwise
 
