@@ -26,7 +26,6 @@ from mrcnn_plugin.engine import (
     LearningRate,
     MRCNNTrainer,
     NonFiniteError,
-    PreflightError,
     ReportingCheckpointer,
     add_dataset_arguments,
     check_data,
@@ -39,6 +38,7 @@ from mrcnn_plugin.engine import (
     use_datasets,
     write_report,
 )
+from mrcnn_plugin.errors import RunError
 
 
 def setup(args):
@@ -104,5 +104,5 @@ if __name__ == "__main__":
         )
     except NonFiniteError as error:
         sys.exit(f"train_net.py: {error}")
-    except (PreflightError, ProcessRaisedException) as error:
+    except (RunError, ProcessRaisedException) as error:
         sys.exit(f"train_net.py: {preflight_message(error)}")

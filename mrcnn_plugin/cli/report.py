@@ -19,6 +19,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from mrcnn_plugin import add_mrcnn_config
 from mrcnn_plugin.data import register_datasets
 from mrcnn_plugin.engine import start_logging
+from mrcnn_plugin.errors import RunError
 from mrcnn_plugin.evaluation import (
     build_comparison,
     build_report,
@@ -38,7 +39,7 @@ def load_run(folder: str) -> CfgNode:
     cfg.OUTPUT_DIR = folder
     try:
         register_datasets(cfg)
-    except (OSError, ValueError) as error:
+    except (OSError, RunError) as error:
         print(f"report.py: the data is not here: {error}", file=sys.stderr)
     for name in {*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST} & {*DatasetCatalog}:
         json_file = MetadataCatalog.get(name).get("json_file")

@@ -13,7 +13,6 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils.file_io import PathManager
 
-from ..data.declared import find_declared
 from ..errors import RunError
 
 logger = logging.getLogger(__name__)
@@ -24,17 +23,17 @@ class PreflightError(RunError):
 
 
 def preflight_message(error: Exception) -> str:
-    """The text of a `PreflightError`, also of one in a process that `launch` started.
+    """The text of a `RunError`, also of one in a process that `launch` started.
 
     Raises:
         Exception: `error` itself, if it is something else.
     """
-    if isinstance(error, PreflightError):
+    if isinstance(error, RunError):
         return str(error)
-    _, found, text = str(error).partition(f"{PreflightError.__module__}.PreflightError: ")
+    found = re.search(r"^mrcnn_plugin\.[\w.]+Error: (.*)", str(error), re.DOTALL | re.MULTILINE)
     if not found:
         raise error
-    return text.strip()
+    return found[1].strip()
 
 
 def merge_config(cfg: CfgNode, *, file: str | None = None, opts: Sequence[str] = ()) -> None:
@@ -99,10 +98,11 @@ def _check_dataset(name: str) -> None:
             f"data set '{name}' is not registered; known are: {', '.join(sorted(DatasetCatalog))}"
         )
     metadata = MetadataCatalog.get(name)
-    for kind in ("json_file", "image_root"):
+    is_on_files = metadata.get("prepared_from")  # of DATASETS.FILES; check_data writes its json
+    for kind in ("image_root",) if is_on_files else ("json_file", "image_root"):
         path = metadata.get(kind)
         if path and not PathManager.exists(path):
-            if find_declared(name):
+            if is_on_files:
                 raise PreflightError(f"data set '{name}': {path} does not exist")
             root = os.environ.get("DETECTRON2_DATASETS")
             raise PreflightError(

@@ -14,8 +14,8 @@ from pycocotools import mask as mask_utils
 from mrcnn_plugin.data.check import check_content
 from mrcnn_plugin.data.coco_file import DataError
 from mrcnn_plugin.data.convert import from_instance_masks, from_labelme, from_via, from_voc
+from mrcnn_plugin.data.findings import Findings, Severity
 from mrcnn_plugin.data.masks import to_rle
-from mrcnn_plugin.data.problems import Findings, Severity
 
 HEIGHT, WIDTH = 30, 40
 

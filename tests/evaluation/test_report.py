@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from builders import run_python, train
 
+from mrcnn_plugin.engine import check_data
 from mrcnn_plugin.evaluation import build_comparison, build_report, rebuild_analysis
 from mrcnn_plugin.evaluation.report.build import render
 from mrcnn_plugin.evaluation.report.comparison import config_differences, short_names
@@ -24,7 +25,9 @@ RUN = (
 @pytest.fixture
 def run(shapes_cfg):
     """The config of a run of six iterations that was evaluated three times."""
-    train(cfg := shapes_cfg(*RUN))
+    cfg = shapes_cfg(*RUN)
+    check_data(cfg, training=True)  # saves the statistics of the data
+    train(cfg)
     return cfg
 
 

@@ -44,7 +44,7 @@ def from_labelme(
     if class_names is not None:
         class_names = [name for name in class_names if name not in NOT_OBJECTS]
     writer = CocoWriter(class_names, f"labelme files of {folder.name}")
-    files = [(path, _read(path)) for path in sorted(folder.rglob("*.json"))]
+    files = [(path, read_labelme(path)) for path in sorted(folder.rglob("*.json"))]
     files = [(path, content) for path, content in files if content is not None]
     if not files:
         raise DataError(f"there is no labelme json (with 'shapes' and 'imagePath') in {folder}")
@@ -53,7 +53,7 @@ def from_labelme(
     return writer.content()
 
 
-def _read(path: Path) -> dict | None:
+def read_labelme(path: Path) -> dict | None:
     """A labelme json; None for a json of something else."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))

@@ -7,6 +7,7 @@ import numpy as np
 from PIL import Image
 
 from ..coco_file import DataError
+from ..text import abbreviate
 from .writer import CocoWriter, find_images
 
 _BORDER = 255  # VOC: pixels between objects, and difficult ones, that belong to nothing
@@ -96,8 +97,7 @@ def from_voc(
 def _check_pairs(masks: dict[str, Path], partners: dict[str, Path], folder: Path) -> None:
     alone = [path for stem, path in masks.items() if stem not in partners]
     if alone:
-        more = f" and {len(alone) - 3} more" if len(alone) > 3 else ""
-        raise DataError(f"{', '.join(map(str, alone[:3]))}{more}: no file of this name in {folder}")
+        raise DataError(f"{abbreviate(alone, 3)}: no file of this name in {folder}")
 
 
 def read_ids(path: Path, image: dict) -> np.ndarray:
