@@ -2,7 +2,6 @@
 //
 // A Backend is a struct of
 //   Guard(tensor)      makes the tensor's device the current one while it lives
-//   empty_maps(...)    as the function of that name; allocates every output and gradient
 //   check_images(rois, batch), check_level_of(level_of, rois, levels)
 //                      refuse a batch index or level out of range, where that can be seen; before
 //                      anything is allocated
@@ -26,14 +25,13 @@ struct LeveledRois {
   const int64_t* level_of;  // (R)
 };
 
-template <typename Backend>
-ForwardResult empty_result(const Tensor& features, const Tensor& boxes,
-                           const RoiAlignOptions& options) {
+inline ForwardResult empty_result(const Tensor& features, const Tensor& boxes,
+                                  const RoiAlignOptions& options) {
   const int64_t height = kept_bins(options.pooled_height, options.bin_stride);
   const int64_t width = kept_bins(options.pooled_width, options.bin_stride);
   const int64_t r = boxes.size(0), c = features.size(1);
-  return {Backend::empty_maps(features, features.scalar_type(), r, c, height, width),
-          options.max ? Backend::empty_maps(features, ScalarType::Int, r, c, height, width)
+  return {empty_maps(features, features.scalar_type(), r, c, height, width),
+          options.max ? empty_maps(features, ScalarType::Int, r, c, height, width)
                       : torch::stable::new_empty(features, {0}, ScalarType::Int)};
 }
 
@@ -48,7 +46,7 @@ std::tuple<Tensor, Tensor> roi_align(const Tensor& features, const Tensor& rois,
   const typename Backend::Guard guard(features);
   const Tensor boxes = prepare_rois(rois, features);
   Backend::check_images(boxes, features.size(0));
-  const ForwardResult result = empty_result<Backend>(features, boxes, options);
+  const ForwardResult result = empty_result(features, boxes, options);
   Backend::forward({features}, {boxes, nullptr}, {options}, result);
   return {result.output, result.argmax};
 }
@@ -72,7 +70,7 @@ std::tuple<Tensor, Tensor> roi_align_levels(std::vector<Tensor> features, const 
   const auto* level_of = static_cast<const int64_t*>(levels.const_data_ptr());
   Backend::check_images(boxes, features[0].size(0));
   Backend::check_level_of(level_of, boxes.size(0), static_cast<int64_t>(features.size()));
-  const ForwardResult result = empty_result<Backend>(features[0], boxes, options[0]);
+  const ForwardResult result = empty_result(features[0], boxes, options[0]);
   Backend::forward(features, {boxes, level_of}, options, result);
   return {result.output, result.argmax};
 }
@@ -84,7 +82,7 @@ Tensor roi_align_level_backward(const Tensor& grad_output, const LeveledRois& ro
   check_backward(grad_output, rois.boxes, argmax, channels, options);
   Backend::check_images(rois.boxes, batch);
   const Tensor grad_features =
-      Backend::empty_maps(grad_output, grad_output.scalar_type(), batch, channels, height, width);
+      empty_maps(grad_output, grad_output.scalar_type(), batch, channels, height, width);
   Backend::backward(grad_output, rois, level, argmax, options, grad_features);
   return grad_features;
 }

@@ -4,11 +4,13 @@
 #include <algorithm>
 
 #include "cpu/isa.h"
-#include "cpu_memory.h"
 #include "cpu/plan.h"
 #include "cpu/threads.h"
 
 namespace mrcnn_plugin {
+
+/// A result of at least this many bytes does not fit the caches of any processor.
+constexpr int64_t kLargeResult = int64_t{32} << 20;
 
 template <typename Entry>
 constexpr bool is_max = false;

@@ -211,11 +211,6 @@ struct Cuda {
     explicit Guard(const Tensor& t) : guard(t.get_device_index()) {}
   };
 
-  static Tensor empty_maps(const Tensor& like, ScalarType type, int64_t n, int64_t c, int64_t h,
-                           int64_t w) {
-    return mrcnn_plugin::empty_maps(like, type, n, c, h, w);
-  }
-
   /// To look would be to wait for the device: such a RoI is zero instead.
   static void check_images(const Tensor&, int64_t) {}
   static void check_level_of(const int64_t*, int64_t, int64_t) {}
