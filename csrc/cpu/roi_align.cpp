@@ -15,7 +15,7 @@
 #include "cpu/passes.h"
 #include "roi_align.h"
 
-namespace mrcnn_plugin {
+namespace mrcnn_plugin::cpu {
 namespace {
 
 /// Calls use(plan) with the plan of the mode in `options`.
@@ -46,14 +46,14 @@ void advise_huge_pages(const Tensor& t) {
 }
 
 /// What roi_align.h asks of a device.
-struct Cpu {
+struct Backend {
   struct Guard {
     explicit Guard(const Tensor&) {}
   };
 
   static void check_images(const Tensor& boxes, int64_t batch) {
-    boxes.scalar_type() == ScalarType::Double ? mrcnn_plugin::check_images<double>(boxes, batch)
-                                              : mrcnn_plugin::check_images<float>(boxes, batch);
+    boxes.scalar_type() == ScalarType::Double ? cpu::check_images<double>(boxes, batch)
+                                              : cpu::check_images<float>(boxes, batch);
   }
 
   static void check_level_of(const int64_t* level_of, int64_t rois, int64_t levels) {
@@ -75,7 +75,7 @@ struct Cpu {
         using scalar_t = decltype(zero);
         with_plan<accumulate_t<scalar_t>>(
             on_level, maps.size(0), maps.size(2), maps.size(3), options[level], Direction::kForward,
-            [&](const auto& plan) { mrcnn_plugin::forward<scalar_t>(maps, plan, result); });
+            [&](const auto& plan) { cpu::forward<scalar_t>(maps, plan, result); });
       });
     }
   }
@@ -88,16 +88,15 @@ struct Cpu {
       using scalar_t = decltype(zero);
       with_plan<accumulate_t<scalar_t>>(
           Rois{rois.boxes, rois.level_of, level}, grad_features.size(0), grad_features.size(2),
-          grad_features.size(3), options, Direction::kBackward, [&](auto& plan) {
-            mrcnn_plugin::backward<scalar_t>(grad_output, argmax, plan, grad_features);
-          });
+          grad_features.size(3), options, Direction::kBackward,
+          [&](auto& plan) { cpu::backward<scalar_t>(grad_output, argmax, plan, grad_features); });
     });
   }
 };
 
 }  // namespace
-}  // namespace mrcnn_plugin
+}  // namespace mrcnn_plugin::cpu
 
 STABLE_TORCH_LIBRARY_IMPL(mrcnn_plugin, CPU, m) {
-  mrcnn_plugin::register_roi_align<mrcnn_plugin::Cpu>(m);
+  mrcnn_plugin::register_roi_align<mrcnn_plugin::cpu::Backend>(m);
 }
