@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ._arguments import check_features, check_options, check_rois, pair, with_batch_index
 from ._library import empty_maps, empty_result, no_double_backward
 
-__all__ = ["RoIAlign", "roi_align", "set_output_cache"]
+__all__ = ["RoIAlign", "roi_align"]
 
 
 def roi_align(
@@ -149,27 +149,6 @@ class RoIAlign(nn.Module):
             f"sampling_ratio={self.sampling_ratio}, aligned={self.aligned}, "
             f"mode={self.mode!r}, bin_stride={self.bin_stride}"
         )
-
-
-def set_output_cache(megabytes: int) -> int:
-    """Keep at most `megabytes` MiB of freed results of RoIAlign on the CPU for its next ones.
-
-    Fresh memory costs a large RoIAlign more time than its arithmetic. Results of 32 MiB and more
-    therefore live in blocks that are used again when their tensors are gone. The system takes the
-    pages of idle blocks when it is short of memory.
-
-    Args:
-        megabytes: the limit of idle blocks; those above it are freed at once. 0: no cache.
-
-    Returns:
-        The limit until now. It starts as the environment variable MRCNN_PLUGIN_OUTPUT_CACHE_MB,
-        or 1024; it is 0 where there is no cache (torch 2.10, systems
-        other than Linux).
-
-    Raises:
-        RuntimeError: `megabytes` is negative, or the environment variable is not a whole number.
-    """
-    return torch.ops.mrcnn_plugin.set_output_cache(megabytes)
 
 
 # ---- Registration with PyTorch -------------------------------------------------------------------
