@@ -127,12 +127,19 @@ def test_class_beyond_num_classes_is_an_error_not_background(wrong_class):
         (("MODEL.MRCNN.RES5_STRIDE", 3), "RES5_STRIDE is 3"),
         (("MODEL.ROI_BOX_HEAD.POOLER_TYPE", "ROIPool"), "POOLER_TYPE is 'ROIPool'"),
         (("MODEL.KEYPOINT_ON", True), "no keypoint branch"),
+        (("MODEL.ROI_HEADS.IN_FEATURES", ["res3", "res4"]), "reads one feature map"),
     ],
 )
 def test_config_that_cannot_be_built_is_an_error_with_the_fix(opts, message):
     with pytest.raises(ValueError, match=message.replace("(", r"\(")) as error:
         r50_heads(*opts)
     assert isinstance(error.value, RunError) and "\n" not in str(error.value)
+
+
+def test_a_backbone_whose_channels_no_res4_has_is_an_error():
+    cfg = load_cfg("mask_rcnn_R50_C4.yaml")
+    with pytest.raises(RunError, match="has 30 channels; expected a multiple of 4"):
+        build_roi_heads(cfg, {"res4": ShapeSpec(channels=30, stride=16)})
 
 
 class CountingReads(TorchDispatchMode):
