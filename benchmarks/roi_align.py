@@ -27,7 +27,7 @@ import torch
 import torchvision
 
 from mrcnn_plugin.layers.multiscale_roi_align import assign_levels, multiscale_roi_align
-from mrcnn_plugin.layers.roi_align import roi_align, set_output_cache
+from mrcnn_plugin.layers.roi_align import roi_align
 
 IMAGE = (800, 1344)  # height, width; a C4 map of it is 50 x 84
 SCALES = (1 / 4, 1 / 8, 1 / 16, 1 / 32)
