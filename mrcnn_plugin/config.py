@@ -1,6 +1,7 @@
 """The config keys that detectron2 lacks. The five of the model cite their symbol or section."""
 
 import math
+from collections.abc import Iterator
 
 from detectron2.config import CfgNode as CN
 
@@ -86,6 +87,15 @@ def add_mrcnn_config(cfg: CN) -> None:
         # A config that is based on mrcnn_plugin.env has them already.
         if not cfg.key_is_renamed(f"MODEL.MRCNN.{old}"):
             cfg.register_renamed_key(f"MODEL.MRCNN.{old}", new)
+
+
+def config_leaves(node: CN, prefix: str = "") -> Iterator[tuple[str, object]]:
+    """(dotted key, value) of every leaf of a config."""
+    for key, value in node.items():
+        if isinstance(value, CN):
+            yield from config_leaves(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
 
 
 def check_mrcnn_config(cfg: CN) -> None:

@@ -1,4 +1,4 @@
-"""A small COCO data set on disk that tests damage. Nothing here is an expected value."""
+"""A small COCO dataset on disk for tests to damage. Nothing here is an expected value."""
 
 import json
 from pathlib import Path
@@ -23,7 +23,7 @@ def annotation(number, image_id, category_id=1, **changes):
 
 
 def coco_content(num_images=3, *, classes=("disc", "ring"), width=20, height=10):
-    """An instance of either class in each image; annotations 1, 2 in image 1, 3, 4 in image 2."""
+    """One instance per class in each image; annotations 1, 2 in image 1, 3, 4 in image 2."""
     images = [
         {"id": i, "file_name": f"{i}.png", "width": width, "height": height}
         for i in range(1, num_images + 1)
@@ -41,17 +41,17 @@ def coco_content(num_images=3, *, classes=("disc", "ring"), width=20, height=10)
     }
 
 
-def save_picture(path, width=20, height=10, *, seed=None, **options):
+def save_image(path, width=20, height=10, *, seed=None, **options):
     path.parent.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(seed)
     Image.fromarray(rng.integers(0, 256, (height, width, 3), np.uint8)).save(path, **options)
 
 
-def write_dataset(folder, content, *, pictures=True, size=(20, 10)) -> Path:
-    """`folder/data.json`, with a different picture for every image of it."""
+def write_dataset(folder, content, *, images=True, size=(20, 10)) -> Path:
+    """`folder/data.json`, with a different image file for every image of it."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "data.json").write_text(json.dumps(content))
-    if pictures:
+    if images:
         for image in content["images"]:
-            save_picture(folder / image["file_name"], *size)
+            save_image(folder / image["file_name"], *size)
     return folder / "data.json"

@@ -1,4 +1,4 @@
-"""Every yaml of the repository is loaded, built, trained for a step and run; names are frozen."""
+"""Every yaml of the repository builds, trains a step and runs; parameter names are frozen."""
 
 import pytest
 import torch
@@ -18,7 +18,7 @@ YAMLS = sorted(
     for folder in ("configs", "projects")
     for path in (ROOT / folder).rglob("*.yaml")
     if not path.name.startswith("Base-")
-    and "PaperAblations" not in path.parts  # tests/test_paper_ablations.py
+    and "PaperAblations" not in path.parts  # tests/projects/test_paper_ablations.py
 )
 
 
@@ -95,7 +95,7 @@ def test_parameter_names_are_frozen():
         assert f"{name}.weight" in names and f"{name}.norm.running_mean" in buffers
 
 
-def test_without_a_gpu_cuda_becomes_cpu_and_says_so(monkeypatch, caplog):
+def test_without_a_gpu_cuda_becomes_cpu_with_a_warning(monkeypatch, caplog):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     cfg = get_cfg()
     assert cfg.MODEL.DEVICE == "cuda"
@@ -107,7 +107,7 @@ def test_without_a_gpu_cuda_becomes_cpu_and_says_so(monkeypatch, caplog):
 
 
 def test_leaf_configs_stay_small():
-    """A leaf says what differs; what is common stands in the base."""
+    """A leaf only has what differs from its base."""
     for name in ("mask_rcnn_R101_C4.yaml", "mask_rcnn_R50_C4.yaml"):
         assert len((CONFIGS / name).read_text().splitlines()) <= 10
 

@@ -1,5 +1,4 @@
-#!/usr/bin/env python3
-"""Check, describe, draw and convert data sets of one's own. docs/custom_data.md goes through all.
+"""mrcnn dataset: check, describe, draw and convert your own datasets (docs/custom_data.md).
 
     mrcnn dataset convert labelme photos/ photos/ my.json --classes labels.txt
     mrcnn dataset convert via via_project.json photos/ my.json --attribute kind
@@ -10,42 +9,34 @@
     mrcnn dataset stats my.json:photos --plot stats.png
     mrcnn dataset draw my.json:photos drawn/ --num 20
 
-A data set is written json:images, as in train_net.py (which also takes name=json:images); without
-:images they are looked for beside the json.
+A dataset is written json:images, as in train_net.py (which also accepts name=json:images). Without
+:images, the images are expected in the directory of the json.
 """
 
 import argparse
-import json
 import random
-import sys
+import re
+import tempfile
 from pathlib import Path
 
 import cv2
 from detectron2.data import Metadata
 from detectron2.data import detection_utils as utils
+from detectron2.data.datasets import load_coco_json
 from detectron2.utils.visualizer import Visualizer
 
-from mrcnn_plugin.data.check import (
-    check_content,
-    check_num_classes,
-    check_overlap,
-    check_unseen_classes,
-)
-from mrcnn_plugin.data.coco_file import (
-    DataError,
-    read_coco_json,
-    sorted_class_names,
-    to_detectron2,
-)
-from mrcnn_plugin.data.convert import CONVERTERS
-from mrcnn_plugin.data.describe import format_statistics, plot_statistics
-from mrcnn_plugin.data.problems import Findings, Severity, count_severities, format_problems
-from mrcnn_plugin.data.spec import DatasetSpec
-from mrcnn_plugin.data.statistics import coco_statistics
+from ..data.check import check_content, check_num_classes, check_overlap, check_unseen_classes
+from ..data.coco_file import DataError, read_coco_json, sorted_class_names, write_json
+from ..data.convert import CONVERTERS
+from ..data.convert.labelme import read_labelme
+from ..data.findings import Findings, Severity, count_severities, format_problems
+from ..data.spec import DatasetSpec
+from ..data.statistics import coco_statistics
+from ..data.statistics_output import format_statistics, plot_statistics
 
 
 def read_checked(spec, *, drop_bad, full=False, class_names=None):
-    """(content as it would be trained on, findings) of a data set."""
+    """(content as it would be trained on, findings) of a dataset."""
     findings = Findings(spec.json_file, drop_bad=drop_bad)
     content = read_coco_json(spec.json_file)
     options = {"class_names": class_names, "full": full}
@@ -82,20 +73,24 @@ def check(args):
 def stats(args):
     """Print counts and save plots; unusable annotations are not counted."""
     content, findings = read_checked(args.data, drop_bad=True)
-    left_out = count_severities(findings.problems)[Severity.DROPPED]
+    dropped = count_severities(findings.problems)[Severity.DROPPED]
     counted = coco_statistics(content)
     print(format_statistics(counted))
-    if left_out:
-        print(f"not counted: {left_out} unusable annotations or images, see `check`")
+    if dropped:
+        print(f"not counted: {dropped} unusable annotations or images, see `check`")
     if args.plot:
         plot_statistics(counted, args.plot, args.data.name)
         print(f"plots: {args.plot}")
+    return 0
 
 
 def draw(args):
     """Save images with their annotations drawn on them."""
     content, _ = read_checked(args.data, drop_bad=True)
-    records = to_detectron2(content, args.data.image_root, args.data.name)
+    with tempfile.TemporaryDirectory() as folder:
+        json_file = Path(folder, "usable.json")
+        write_json(content, json_file)
+        records = load_coco_json(str(json_file), args.data.image_root, str(json_file))
     if args.num and args.num < len(records):
         records = random.Random(args.seed).sample(records, args.num)
     metadata = Metadata(thing_classes=sorted_class_names(content))
@@ -103,13 +98,17 @@ def draw(args):
     for record in records:
         image = utils.read_image(record["file_name"], format="RGB")
         drawn = Visualizer(image, metadata).draw_dataset_dict(record).get_image()
-        path = args.output / f"{record['image_id']}_{Path(record['file_name']).stem}.jpg"
+        # An image id can be any text: as part of a file name it must not lead to another directory.
+        image_id = re.sub(r"[^\w.-]", "_", str(record["image_id"]))
+        path = args.output / f"{image_id}_{Path(record['file_name']).stem}.jpg"
         cv2.imwrite(str(path), drawn[:, :, ::-1])
     print(f"{len(records)} images drawn into {args.output}")
+    return 0
 
 
 def convert(args):
     """Write a COCO json of another tool's annotations, and check it."""
+    _reject_overwriting(args)
     class_names = read_classes(args.classes) if args.classes else None
     options = {"attribute": args.attribute} if args.format == "via" else {}
     content = CONVERTERS[args.format](args.source, args.images, class_names, **options)
@@ -125,60 +124,85 @@ def convert(args):
     return check(args)
 
 
+def _reject_overwriting(args):
+    """Raise if the output is one of the files that are converted."""
+    if not args.output.exists():
+        return
+    is_input = args.format == "labelme" and read_labelme(args.output) is not None
+    if is_input or args.output.samefile(args.source):
+        raise DataError(
+            f"{args.output} is one of the annotation files to convert and would be overwritten. "
+            "Choose another output file"
+        )
+
+
 def read_classes(text):
-    """A file with a class a line, or class names with commas between them."""
+    """A file with one class per line, or class names separated by commas."""
     lines = Path(text).read_text().splitlines() if Path(text).is_file() else text.split(",")
     return [line.strip() for line in lines if line.strip()]
 
 
-def write_json(content, path):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content))
-
-
-def parse_arguments():
-    kind = {"formatter_class": argparse.RawDescriptionHelpFormatter}
-    parser = argparse.ArgumentParser(description=__doc__, **kind)
+def argument_parser():
+    """The parser of all subcommands; each shows the examples of the module's docstring."""
+    parser = argparse.ArgumentParser(
+        prog="mrcnn dataset",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    data = {"type": DatasetSpec.parse, "metavar": "JSON:IMAGES"}
+    data = {"metavar": "JSON:IMAGES"}
 
-    sub = commands.add_parser("check", help="say what is wrong; exit status 1 if it stops training")
+    sub = _add(commands, check, "report every problem; exit status 1 if one would stop training")
     sub.add_argument("data", **data, help="COCO json and directory of the images")
-    sub.add_argument("--val", **data, help="also check this one against the first")
+    sub.add_argument("--val", **data, help="also check this dataset against the first")
     sub.add_argument("--num-classes", type=int, help="MODEL.ROI_HEADS.NUM_CLASSES")
     sub.add_argument("--full", action="store_true", help="decode every image (slower)")
-    sub.add_argument("--drop-bad", action="store_true", help="leave out what is unusable")
-    sub.add_argument("--write", type=Path, metavar="JSON", help="write the mended json")
-    sub.add_argument("--limit", type=int, default=0, help="lines a kind of problem; 0: all")
+    sub.add_argument("--drop-bad", action="store_true", help="skip unusable entries")
+    sub.add_argument("--write", type=Path, metavar="JSON", help="write the repaired json")
+    sub.add_argument("--limit", type=int, default=0, help="lines per kind of problem; 0 for all")
 
-    sub = commands.add_parser("stats", help="instances per class, sizes, crowding")
-    sub.add_argument("data", **data)
+    sub = _add(commands, stats, "instances per class, sizes, crowding")
+    sub.add_argument("data", **data, help="COCO json and directory of the images")
     sub.add_argument("--plot", type=Path, metavar="PNG", help="save plots here")
 
-    sub = commands.add_parser("draw", help="images with their annotations drawn on them")
-    sub.add_argument("data", **data)
+    sub = _add(commands, draw, "images with their annotations drawn on them")
+    sub.add_argument("data", **data, help="COCO json and directory of the images")
     sub.add_argument("output", type=Path, help="directory for the drawn images")
-    sub.add_argument("--num", type=int, default=20, help="how many, by chance; 0: all")
-    sub.add_argument("--seed", type=int, default=0, help="which ones")
+    sub.add_argument("--num", type=int, default=20, help="how many, at random; 0 for all")
+    sub.add_argument("--seed", type=int, default=0, help="seed of the random choice")
 
-    sub = commands.add_parser("convert", help="COCO json of labelme, VIA, mask PNGs, VOC PNGs")
+    sub = _add(commands, convert, "COCO json of labelme, VIA, mask PNGs, VOC PNGs")
     sub.add_argument("format", choices=sorted(CONVERTERS))
-    sub.add_argument("source", type=Path, help="labelme: folder, via: json, masks and voc: folder")
+    sub.add_argument("source", type=Path, help="json file for via, otherwise a directory")
     sub.add_argument("images", type=Path, help="directory of the images")
     sub.add_argument("output", type=Path, help="COCO json to write")
-    sub.add_argument("--classes", help="their order: a file with one a line, or a,b,c")
+    sub.add_argument("--classes", help="their order: a file with one per line, or a,b,c")
     sub.add_argument("--attribute", help="via: the region attribute that names the class")
-    return parser.parse_args()
+    return parser
 
 
-def main():
-    args = parse_arguments()
-    command = {"check": check, "stats": stats, "draw": draw, "convert": convert}[args.command]
+def _add(commands, function, text):
+    """A subcommand with its examples from the module's docstring."""
+    name = function.__name__
+    examples = [line for line in __doc__.splitlines() if f"mrcnn dataset {name} " in line]
+    sub = commands.add_parser(
+        name,
+        help=text,
+        description=text,
+        epilog="examples:\n" + "\n".join(examples),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    sub.set_defaults(function=function)
+    return sub
+
+
+def main(argv=None):
+    """Run one subcommand; returns the exit status, or the message of an error."""
+    args = argument_parser().parse_args(argv)
     try:
-        return command(args)
+        for name in ("data", "val"):
+            if getattr(args, name, None):
+                setattr(args, name, DatasetSpec.parse(getattr(args, name)))
+        return args.function(args)
     except (DataError, OSError) as error:
         return f"mrcnn dataset: {error}"
-
-
-if __name__ == "__main__":
-    sys.exit(main())

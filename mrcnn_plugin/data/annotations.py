@@ -1,21 +1,22 @@
-"""Checks and mends of the annotations of a COCO json: ids, references, boxes. Masks: masks.py.
+"""Checks and repairs the annotations of a COCO json: ids, references and boxes.
 
-Every function takes the content of a json and the `Findings` it adds to. With `findings.mend` it
-also changes the content's annotations, where that needs no guess.
+Every function receives the content of a json and the `Findings` that it adds to. Annotations that
+have only one possible repair are changed in the content. Masks are checked in masks.py.
 """
 
 import math
 from collections import Counter
 from typing import Any
 
+from .coco_file import has_bad_ids
+from .findings import Findings
 from .masks import annotation_area, check_masks, image_sizes, mask_box
-from .problems import Findings
 
-_EDGE = 1.0  # pixels: how far a box may reach over the edge by rounding, as many of COCO's do
+_EDGE = 1.0  # pixels that a box may extend over the edge by rounding, as many boxes of COCO do
 
 
 def check_annotations(content: dict, findings: Findings, *, masks: bool) -> None:
-    """Look at every annotation; mend it, or note it as unusable.
+    """Check every annotation; repair it or report it as unusable.
 
     Args:
         content: a COCO json whose images have `width` and `height`.
@@ -35,18 +36,15 @@ def check_annotations(content: dict, findings: Findings, *, masks: bool) -> None
 
 
 def check_header(content: dict, findings: Findings) -> None:
-    """`info` and `licenses`, which pycocotools copies and some converters leave out."""
-    for key, empty in (("info", {}), ("licenses", [])):
+    """Report missing `info` and `licenses`, which `make_evaluable` adds for pycocotools."""
+    for key in ("info", "licenses"):
         if key not in content:
-            findings.mended(
-                f"no-{key}", f"lacks '{key}', a KeyError in pycocotools", "an empty one is used"
-            )
-            if findings.mend:
-                content[key] = empty
+            fault = f"lacks '{key}', which raises a KeyError in pycocotools"
+            findings.repaired(f"no-{key}", fault, "an empty one is used")
 
 
 def check_references(content: dict, findings: Findings) -> None:
-    """Annotations of images or categories that do not exist, or marked `ignore`."""
+    """Report annotations of unknown images or categories, and those marked `ignore`."""
     images = {image["id"] for image in content["images"]}
     categories = {category["id"] for category in content["categories"]}
     names = f"the file's ids are {sorted(categories, key=str)}"
@@ -58,17 +56,18 @@ def check_references(content: dict, findings: Findings) -> None:
             fault = f"category {annotation['category_id']} is not in the file's categories"
             findings.bad_annotation(index, annotation, "unknown-category", fault, names)
         elif annotation.get("ignore"):
-            fault = "is marked 'ignore', which detectron2 refuses"
-            findings.bad_annotation(index, annotation, "ignore", fault, "iscrowd is what it knows")
+            fault = "is marked 'ignore', which detectron2 does not support"
+            findings.bad_annotation(index, annotation, "ignore", fault, "use iscrowd instead")
 
 
 def check_boxes(content: dict, findings: Findings, *, masks: bool) -> None:
-    """Boxes that are missing, empty or out of the image.
+    """Check for boxes that are missing, empty or outside the image.
 
     Args:
         content: a COCO json.
         findings: receives the problems.
-        masks: whether masks have been checked: a box without area is then replaced by its mask's.
+        masks: whether masks have been checked. If so, the box of the mask replaces a box without
+            area.
     """
     sizes = image_sizes(content)
     for index, annotation in enumerate(content["annotations"]):
@@ -91,16 +90,15 @@ def _is_box(box: Any) -> bool:
 
 
 def _box_from_mask(index, annotation, findings, masks) -> list[float] | None:
-    """The box around the mask, in place of one without area; None (and noted) without a mask."""
+    """The box around the mask, to replace one without area. Without a mask, None (and reported)."""
     fault = f"box {annotation.get('bbox')} (x, y, width, height) has no area"
     box = mask_box(annotation["segmentation"]) if masks else None
     if box is None or box[2] <= 0 or box[3] <= 0:
         findings.bad_annotation(index, annotation, "empty-box", fault)
         return None
     ids = annotation["image_id"], annotation["id"]
-    findings.mended("empty-box", fault, f"taken from its mask: {box}", *ids)
-    if findings.mend:
-        annotation["bbox"] = box
+    findings.repaired("empty-box", fault, f"taken from its mask: {box}", *ids)
+    annotation["bbox"] = box
     return box
 
 
@@ -115,15 +113,14 @@ def _check_inside(index, annotation, findings, box, height, width) -> None:
     if x < -_EDGE or y < -_EDGE or x + w > width + _EDGE or y + h > height + _EDGE:
         x1, y1, x2, y2 = max(x, 0), max(y, 0), min(x + w, width), min(y + h, height)
         clipped = [x1, y1, x2 - x1, y2 - y1]
-        fault = f"box {box} (x, y, width, height) reaches over the {width} x {height} image"
+        fault = f"box {box} (x, y, width, height) exceeds the {width} x {height} image"
         ids = annotation["image_id"], annotation["id"]
-        findings.mended("box-over-edge", fault, f"clipped to {clipped}", *ids)
-        if findings.mend:
-            annotation["bbox"] = clipped
+        findings.repaired("box-over-edge", fault, f"clipped to {clipped}", *ids)
+        annotation["bbox"] = clipped
 
 
 def fill_in(content: dict, findings: Findings, *, masks: bool) -> None:
-    """`iscrowd` and `area`, which COCOeval reads; `masks` as in `check_boxes`."""
+    """Add missing `iscrowd` and `area`, which COCOeval reads; `masks` as in `check_boxes`."""
     good = (
         annotation
         for index, annotation in enumerate(content["annotations"])
@@ -133,10 +130,8 @@ def fill_in(content: dict, findings: Findings, *, masks: bool) -> None:
     without = Counter(k for a in missing for k in ("iscrowd", "area") if k not in a)
     if without:
         text = ", ".join(f"{count} without '{key}'" for key, count in without.items())
-        fault = f"annotations {text}, a KeyError in COCOeval"
-        findings.mended("no-area", fault, "iscrowd 0, and the area of the mask or box, are used")
-    if not findings.mend:
-        return
+        fault = f"annotations {text}, which raises a KeyError in COCOeval"
+        findings.repaired("no-area", fault, "iscrowd 0 and the area of the mask or box are used")
     sizes = image_sizes(content)
     for annotation in missing:
         annotation.setdefault("iscrowd", 0)
@@ -146,30 +141,22 @@ def fill_in(content: dict, findings: Findings, *, masks: bool) -> None:
             annotation["area"] = float(annotation["bbox"][2] * annotation["bbox"][3])
 
 
-def renumber(content: dict, findings: Findings) -> None:
-    """Annotation ids that are 0, used twice or not whole numbers: numbered from 1 instead.
-
-    Nothing refers to these ids. COCOeval writes id 0 for "unmatched", so that perfect detections
-    would score below 100; detectron2 refuses ids that are used twice.
-    """
+def check_annotation_ids(content: dict, findings: Findings) -> None:
+    """Report ids that are 0, not unique or no integers; `make_evaluable` repairs them."""
     annotations = content["annotations"]
+    if not has_bad_ids(annotations):
+        return
     uses = Counter(str(annotation["id"]) for annotation in annotations)
-    offending = False
     for annotation in annotations:
         number = annotation["id"]
-        ids = annotation["image_id"], number
-        action = "annotations are numbered from 1"
         if not isinstance(number, int):
-            findings.mended("annotation-id-form", f"id {number!r} is not an int", action, *ids)
+            kind, fault = "annotation-id-form", f"id {number!r} is not an integer"
         elif number == 0:
-            fault = "id 0, which COCOeval takes for 'unmatched'"
-            findings.mended("annotation-id-0", fault, action, *ids)
+            kind, fault = "annotation-id-0", "id 0, which means 'unmatched' in COCOeval"
         elif uses[str(number)] > 1:
+            kind = "duplicate-annotation-id"
             fault = f"{uses[str(number)]} annotations have the id {number}"
-            findings.mended("duplicate-annotation-id", fault, action, *ids)
         else:
             continue
-        offending = True
-    if offending and findings.mend:
-        for number, annotation in enumerate(annotations, start=1):
-            annotation["id"] = number
+        action = "annotations are renumbered from 1"
+        findings.repaired(kind, fault, action, annotation["image_id"], number)

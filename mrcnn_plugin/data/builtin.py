@@ -1,50 +1,69 @@
-"""Data sets that this project's configs name, under `DETECTRON2_DATASETS` like detectron2's own."""
+"""The datasets that this project's configs name, under `$DETECTRON2_DATASETS`."""
 
+import functools
 import logging
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
-from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog
-from detectron2.data.datasets import register_coco_instances
-from detectron2.utils import comm
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets import load_coco_json
+from iopath.common.file_io import file_lock
 
-from .declared import declared_names, find_declared, register_declared
 from .shapes import make_shapes
 
 logger = logging.getLogger(__name__)
 
-SHAPES = {"shapes_train": (1500, 1), "shapes_val": (100, 2)}  # pictures, seed
+SHAPES = {"shapes_train": (1500, 1), "shapes_val": (100, 2)}  # images, seed
+BUILTIN = (*SHAPES, "fruits_nuts")
 
 
-def register_datasets(cfg: CfgNode) -> None:
-    """Register the data sets that `cfg.DATASETS` names and this project knows; twice does nothing.
+def register_builtin_datasets(names: Iterable[str] = BUILTIN) -> None:
+    """Register those of `names` that this project defines and that are not registered yet.
 
-    * what `DATASETS.FILES` declares, as a saved `config.yaml` does;
-    * `shapes_train`, `shapes_val`: drawn into `$DETECTRON2_DATASETS/shapes/` the first time.
+    * `shapes_train`, `shapes_val`: drawn into `$DETECTRON2_DATASETS/shapes/` when they are first
+      loaded.
     * `fruits_nuts`: 18 photographs of dates, figs and hazelnuts, the `data/` directory of
       github.com/Tony607/mmdetection_instance_segmentation_demo, as `fruits_nuts/trainval.json` and
       `fruits_nuts/images/` under `$DETECTRON2_DATASETS`.
     """
-    if any(find_declared(name) is None for name in declared_names(cfg)):
-        register_declared(cfg)
     root = Path(os.environ.get("DETECTRON2_DATASETS", "datasets"))
-    for name in dict.fromkeys((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)):
-        if name in DatasetCatalog:
+    for name in names:
+        if name not in BUILTIN or name in DatasetCatalog:
             continue
         if name in SHAPES:
-            json_file = _draw_once(name, root / "shapes" / name)
-            register_coco_instances(name, {}, str(json_file), str(json_file.parent))
-        elif name == "fruits_nuts":
-            folder = root / "fruits_nuts"
-            register_coco_instances(name, {}, str(folder / "trainval.json"), str(folder / "images"))
+            num_images, seed = SHAPES[name]
+            json_file = root / "shapes" / name / f"{num_images}_seed{seed}.json"
+            image_root = json_file.parent
+        else:
+            json_file, image_root = root / name / "trainval.json", root / name / "images"
+        DatasetCatalog.register(name, functools.partial(_load, name))
+        MetadataCatalog.get(name).set(
+            json_file=str(json_file), image_root=str(image_root), evaluator_type="coco"
+        )
 
 
-def _draw_once(name: str, folder: Path) -> Path:
-    num_images, seed = SHAPES[name]
-    json_file = folder / f"{num_images}_seed{seed}.json"
-    if comm.is_main_process() and not json_file.exists():
-        logger.info(f"Drawing {num_images} pictures of shapes into {folder} ...")
-        make_shapes(json_file, num_images, seed=seed)
-    comm.synchronize()
-    return json_file
+def draw_shapes(names: Iterable[str]) -> None:
+    """Draw those of `names` that are registered drawn shapes, unless they exist."""
+    for name in SHAPES.keys() & set(names):
+        _draw(name)
+
+
+def _load(name: str) -> list[dict]:
+    if name in SHAPES:
+        _draw(name)
+    metadata = MetadataCatalog.get(name)
+    return load_coco_json(metadata.json_file, metadata.image_root, name)
+
+
+def _draw(name: str) -> None:
+    """Draw a dataset once, whichever process comes first."""
+    json_file = Path(MetadataCatalog.get(name).json_file)
+    if json_file.exists():
+        return
+    json_file.parent.mkdir(parents=True, exist_ok=True)
+    with file_lock(str(json_file)):
+        if not json_file.exists():
+            num_images, seed = SHAPES[name]
+            logger.info(f"Drawing {num_images} images of shapes into {json_file.parent} ...")
+            make_shapes(json_file, num_images, seed=seed)

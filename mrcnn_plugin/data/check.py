@@ -1,16 +1,19 @@
-"""The check of data sets before training: every problem at once, mended where that is no guess."""
+"""Validates datasets before training.
+
+Reports all problems at once and repairs those with only one possible repair.
+"""
 
 import os
 from collections import Counter
 from typing import Any
 
-from .annotations import check_annotations, renumber
-from .coco_file import sorted_class_names, without_gc
+from .annotations import check_annotation_ids, check_annotations
+from .coco_file import make_evaluable, sorted_class_names
+from .findings import Findings
 from .images import check_images, same_files
-from .problems import Findings
+from .text import abbreviate
 
 
-@without_gc()
 def check_content(
     content: dict,
     findings: Findings,
@@ -20,33 +23,31 @@ def check_content(
     masks: bool = True,
     full: bool = False,
 ) -> dict:
-    """Look at one COCO json and its images.
+    """Check one COCO json and its images.
 
     Args:
-        content: as `read_coco_json` returns it; its records are changed where they are mended.
-        findings: receives the problems, and says whether to mend and what to leave out.
-        image_root: the directory `file_name`s start from.
-        class_names: the classes of the run; the file's categories are fitted to them by name.
+        content: as `read_coco_json` returns it. Repairs change its records.
+        findings: receives the problems. Its options select how severe they are.
+        image_root: the directory that `file_name`s are relative to.
+        class_names: the classes of the run; the categories of the file are matched by name.
         masks: whether segmentations are used (`MODEL.MASK_ON`).
         full: decode every image (`check_images`).
 
     Returns:
-        the content without what is unusable and with the categories of the run, if
-        `findings.mend`; the same content otherwise.
+        the content without its unusable entries, and with the categories of the run.
     """
     check_categories(content, findings)
     check_images(content, image_root, findings, full=full)
     check_annotations(content, findings, masks=masks)
-    if findings.mend:
-        if class_names is not None:
-            content = fit_categories(content, findings, class_names)
-        content = _without_unusable(content, findings)
-    renumber(content, findings)
-    return content
+    if class_names is not None:
+        content = fit_categories(content, findings, class_names)
+    content = drop_unusable(content, findings)
+    check_annotation_ids(content, findings)
+    return make_evaluable(content)
 
 
 def check_categories(content: dict, findings: Findings) -> None:
-    """Category ids and names that are used twice, or not at all."""
+    """Report category ids and names that are used twice, or not at all."""
     used = Counter(annotation["category_id"] for annotation in content["annotations"])
     for key in ("id", "name"):
         for value, count in Counter(c[key] for c in content["categories"]).items():
@@ -55,26 +56,21 @@ def check_categories(content: dict, findings: Findings) -> None:
                 findings.error("duplicate-category", fault, action="give each its own")
     unused = [c["name"] for c in content["categories"] if not used[c["id"]]]
     if unused:
-        more = f" and {len(unused) - 10} more" if len(unused) > 10 else ""
-        fault = f"no annotation has the category {', '.join(map(str, unused[:10]))}{more}"
+        fault = f"no annotation has the category {abbreviate(unused, 10)}"
         findings.warning("unused-category", fault)
 
 
 def fit_categories(content: dict, findings: Findings, class_names: list[str]) -> dict:
-    """Give a json the classes of the run, by name; ids stay as they are when the lists are equal.
+    """Match the categories of a json by name to the classes of the run, with ids 1..K in order.
 
-    detectron2 numbers the classes of each json by its own ids: with other ids, or another order, a
-    validation json would silently be evaluated against the wrong classes.
+    detectron2 numbers the classes of each json by the order of its own ids. A validation json with
+    another order would silently be evaluated against the wrong classes.
     """
     names = sorted_class_names(content)
-    if names == list(class_names):
-        return content
     new_ids = {name: number for number, name in enumerate(class_names, start=1)}
-    findings.mended(
-        "category-order",
-        f"its categories are {_listed(names)}, those of the run {_listed(class_names)}",
-        "matched by name",
-    )
+    if names != list(class_names):
+        fault = f"its categories are {_shown(names)}, the classes of the run are"
+        findings.repaired("category-order", f"{fault} {_shown(class_names)}", "matched by name")
     old_names = {category["id"]: str(category["name"]) for category in content["categories"]}
     for index, annotation in enumerate(content["annotations"]):
         name = old_names.get(annotation["category_id"])
@@ -82,18 +78,17 @@ def fit_categories(content: dict, findings: Findings, class_names: list[str]) ->
             annotation["category_id"] = new_ids[name]
         elif name is not None:
             fault = f"category '{name}' is not among the classes of the run"
-            hint = f"these are {_listed(class_names)}"
+            hint = f"these are {_shown(class_names)}"
             findings.bad_annotation(index, annotation, "unknown-class", fault, hint)
-    categories = [{"id": number, "name": name} for name, number in new_ids.items()]
-    return {**content, "categories": categories}
+    return {**content, "categories": [{"id": i, "name": name} for name, i in new_ids.items()]}
 
 
-def _listed(names) -> str:
-    names = list(map(str, names))
-    return f"({', '.join(names[:8])}{', ...' if len(names) > 8 else ''}; {len(names)} in all)"
+def _shown(names: list[str]) -> str:
+    return f"({abbreviate(names, 8)})"
 
 
-def _without_unusable(content: dict, findings: Findings) -> dict:
+def drop_unusable(content: dict, findings: Findings) -> dict:
+    """`content` without the images and annotations that `findings` lists as unusable."""
     return {
         **content,
         "images": [i for i in content["images"] if i["id"] not in findings.bad_images],
@@ -107,7 +102,10 @@ def _without_unusable(content: dict, findings: Findings) -> dict:
 
 
 def check_num_classes(content: dict, findings: Findings, num_classes: int) -> None:
-    """More categories than `MODEL.ROI_HEADS.NUM_CLASSES`: id NUM_CLASSES means background."""
+    """Report a `MODEL.ROI_HEADS.NUM_CLASSES` that differs from the number of categories.
+
+    With more categories, class id NUM_CLASSES would silently be trained as background.
+    """
     count = len(content["categories"])
     if count > num_classes:
         fault = f"{count} categories, but MODEL.ROI_HEADS.NUM_CLASSES is {num_classes}"
@@ -115,17 +113,17 @@ def check_num_classes(content: dict, findings: Findings, num_classes: int) -> No
         findings.error("num-classes", fault, action=hint)
     elif count < num_classes:
         fault = f"{count} categories, but MODEL.ROI_HEADS.NUM_CLASSES is {num_classes}"
-        findings.warning("num-classes", fault, action="some classes are never seen")
+        findings.warning("num-classes", fault, action="some classes have no data")
 
 
 def check_overlap(
     train: dict, train_root: str, val: dict, val_root: str, findings: Findings
 ) -> set[Any]:
-    """Images of training whose file has the same bytes as one of validation.
+    """Report images of training whose file has the same bytes as one of validation.
 
     Args:
         train, val: contents of two COCO json files.
-        train_root, val_root: the directories their `file_name`s start from.
+        train_root, val_root: the directories their `file_name`s are relative to.
         findings: of the training set.
 
     Returns:
@@ -139,14 +137,14 @@ def check_overlap(
     for train_path, val_path in same_files(*map(list, paths)).items():
         image_id = paths[0][train_path]
         overlap.add(image_id)
-        fault = f"the same picture is validation image {paths[1][val_path]}, {val_path}"
-        hint = "take it out of one of the two, or the evaluation flatters"
+        fault = f"the same image is validation image {paths[1][val_path]}, {val_path}"
+        hint = "remove it from one of the two; otherwise the AP is too high"
         findings.bad_image(image_id, train_path, "train-val-overlap", fault, hint)
     return overlap
 
 
 def check_unseen_classes(trains: list[dict], val: dict, findings: Findings) -> None:
-    """Classes with instances in validation, but none in training: their AP can only be 0."""
+    """Report classes with instances in validation but none in training: their AP can only be 0."""
     seen = set().union(*(_counts(train) for train in trains))
     for name, count in _counts(val).items():
         if name not in seen:
@@ -158,11 +156,3 @@ def _counts(content: dict) -> Counter:
     names = {category["id"]: str(category["name"]) for category in content["categories"]}
     known = (a for a in content["annotations"] if a["category_id"] in names)
     return Counter(names[a["category_id"]] for a in known if not a.get("iscrowd"))
-
-
-def has_rle(content: dict) -> bool:
-    """Whether an annotation that is trained on (no crowd) has an RLE mask."""
-    return any(
-        isinstance(annotation.get("segmentation"), dict) and not annotation.get("iscrowd")
-        for annotation in content["annotations"]
-    )

@@ -1,17 +1,17 @@
-"""COCO json in memory: read, split by images, fit to a list of classes, hand to detectron2."""
+"""COCO json files: read, write, split by images, make acceptable to COCOeval."""
 
 import contextlib
-import copy
 import gc
 import hashlib
 import json
 import os
+from pathlib import Path
 from typing import Any
 
-import pycocotools.mask as mask_utils
-from detectron2.data import MetadataCatalog
-from detectron2.structures import BoxMode
 from detectron2.utils.file_io import PathManager
+
+from ..errors import RunError
+from .text import abbreviate
 
 _REQUIRED = {
     "images": ("id", "file_name"),
@@ -20,13 +20,17 @@ _REQUIRED = {
 }
 
 
-class DataError(ValueError):
-    """A data set that cannot be used at all; the message names the file and the mend."""
+class DataError(RunError):
+    """A dataset cannot be used. The message names the file, the fault and the fix."""
 
 
 @contextlib.contextmanager
-def without_gc():
-    """Millions of lists that are no garbage: looking through them takes longer than the work."""
+def _without_gc():
+    """Pause the garbage collector.
+
+    A COCO json creates millions of live lists, and scanning them takes as long as parsing: 220,000
+    annotations are read in 1.1 s instead of 2.2 s.
+    """
     collecting = gc.isenabled()
     gc.disable()
     try:
@@ -47,7 +51,7 @@ def read_coco_json(json_file: str) -> dict[str, Any]:
     if not PathManager.isfile(json_file):
         raise DataError(f"{json_file} does not exist (working directory: {os.getcwd()})")
     try:
-        with without_gc(), PathManager.open(json_file) as file:
+        with _without_gc(), PathManager.open(json_file) as file:
             content = json.load(file)
     except ValueError as error:  # JSONDecodeError, UnicodeDecodeError
         raise DataError(f"{json_file} is not json: {error}") from error
@@ -56,7 +60,7 @@ def read_coco_json(json_file: str) -> dict[str, Any]:
 
 
 def _check_structure(content: Any, json_file: str) -> None:
-    """Raise unless every record has the keys without which it stands for nothing."""
+    """Raise unless every record has the keys without which it means nothing."""
     if isinstance(content, dict) and "images" in content:
         content.setdefault("annotations", [])
     lists = content if isinstance(content, dict) else {}
@@ -74,8 +78,19 @@ def _check_structure(content: Any, json_file: str) -> None:
             if absent:
                 faults.append(f"{section}[{index}] lacks {', '.join(absent)}")
     if faults:
-        more = f" and {len(faults) - 5} more" if len(faults) > 5 else ""
-        raise DataError(f"{json_file}: " + "; ".join(faults[:5]) + more)
+        raise DataError(f"{json_file}: {abbreviate(faults, 5, '; ')}")
+
+
+def write_json(content: dict, path: str | Path) -> None:
+    """Write a json file completely or not at all; its directory is created if needed."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_text(json.dumps(content))
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def sorted_class_names(content: dict) -> list[str]:
@@ -83,8 +98,42 @@ def sorted_class_names(content: dict) -> list[str]:
     return [str(c["name"]) for c in sorted(content["categories"], key=lambda c: c["id"])]
 
 
+def has_rle(content: dict) -> bool:
+    """Whether an annotation that is trained on (no crowd region) has an RLE mask."""
+    return any(
+        isinstance(annotation.get("segmentation"), dict) and not annotation.get("iscrowd")
+        for annotation in content["annotations"]
+    )
+
+
+def make_evaluable(content: dict) -> dict:
+    """Return a COCO content that pycocotools evaluates correctly.
+
+    It gets the keys that `COCO.loadRes` copies, `info` and `licenses`, and annotation ids that are
+    positive and unique. COCOeval writes 0 for "unmatched", so an object with annotation id 0 counts
+    as missed and perfect detections score below 100. Nothing in a COCO json refers to these ids.
+
+    Args:
+        content: a COCO json. It is not changed.
+
+    Returns:
+        a content that shares its records with `content`, except annotations that had to be
+        renumbered from 1.
+    """
+    annotations = content.get("annotations", [])
+    if has_bad_ids(annotations):
+        annotations = [{**a, "id": number} for number, a in enumerate(annotations, start=1)]
+    return {"info": {}, "licenses": [], **content, "annotations": annotations}
+
+
+def has_bad_ids(annotations: list[dict]) -> bool:
+    """Whether an annotation id is 0, no integer or not unique."""
+    ids = [a["id"] for a in annotations]
+    return not all(isinstance(i, int) and i for i in ids) or len(set(ids)) < len(ids)
+
+
 def split_images(images: list[dict], fraction: float, seed: int) -> tuple[list[dict], list[dict]]:
-    """Split images into (kept, held out), the same way whatever their order and ids in the file.
+    """Split images into (kept, held out), independently of their order and ids in the file.
 
     Images are ranked by a hash of seed and file name; the first `fraction` of them, at least one
     and not all, are held out.
@@ -110,64 +159,8 @@ def split_images(images: list[dict], fraction: float, seed: int) -> tuple[list[d
 
 
 def select_images(content: dict, images: list[dict]) -> dict:
-    """`content` with these images, their annotations, and those of images it does not have."""
+    """`content` with only these images; annotations of unknown images stay, to be reported."""
     known = {image["id"] for image in content["images"]}
     gone = known - {image["id"] for image in images}
     kept = [a for a in content["annotations"] if a["image_id"] not in gone]
     return {**content, "images": images, "annotations": kept}
-
-
-def to_detectron2(content: dict, image_root: str, name: str) -> list[dict]:
-    """What `load_coco_json` returns, of a json in memory; sets the same metadata of `name`.
-
-    Args:
-        content: as `read_coco_json` returns it. Not changed; segmentations are shared with it.
-        image_root: the directory `file_name`s start from.
-        name: data set whose `thing_classes` and `thing_dataset_id_to_contiguous_id` are set.
-
-    Returns:
-        one dict an image in detectron2's format, sorted by image id.
-
-    Raises:
-        DataError: an annotation names a category that is not in the list.
-    """
-    category_ids = sorted(category["id"] for category in content["categories"])
-    contiguous = {category_id: i for i, category_id in enumerate(category_ids)}
-    MetadataCatalog.get(name).set(
-        thing_classes=sorted_class_names(content), thing_dataset_id_to_contiguous_id=contiguous
-    )
-    records = {}
-    for image in sorted(content["images"], key=lambda image: image["id"]):
-        records[image["id"]] = {
-            "file_name": os.path.join(image_root, image["file_name"]),
-            "height": image["height"],
-            "width": image["width"],
-            "image_id": image["id"],
-            "annotations": [],
-        }
-    for annotation in content["annotations"]:
-        record = records.get(annotation["image_id"])
-        if annotation["category_id"] not in contiguous:
-            raise DataError(
-                f"data set '{name}', image {annotation['image_id']}, annotation "
-                f"{annotation['id']}: category {annotation['category_id']} is not in the list "
-                f"{category_ids}"
-            )
-        if record is not None:
-            record["annotations"].append(_instance(annotation, contiguous))
-    return list(records.values())
-
-
-def _instance(annotation: dict, contiguous: dict) -> dict:
-    instance = {k: annotation[k] for k in ("iscrowd", "bbox", "keypoints") if k in annotation}
-    instance["category_id"] = contiguous[annotation["category_id"]]
-    instance["bbox_mode"] = BoxMode.XYWH_ABS
-    segmentation = annotation.get("segmentation")
-    if isinstance(segmentation, dict) and isinstance(segmentation["counts"], list):
-        segmentation = mask_utils.frPyObjects(segmentation, *segmentation["size"])
-    if segmentation:
-        instance["segmentation"] = segmentation
-    if instance.get("keypoints"):  # pixel indices to coordinates, as detectron2 does
-        keypoints = copy.copy(instance["keypoints"])
-        instance["keypoints"] = [v + 0.5 if i % 3 != 2 else v for i, v in enumerate(keypoints)]
-    return instance

@@ -1,4 +1,4 @@
-"""Checks of image files: there, readable, of the size that the json says, turned by EXIF or not."""
+"""Checks image files: existence, readability, size, EXIF rotation, equal files."""
 
 import hashlib
 import os
@@ -8,15 +8,15 @@ from typing import NamedTuple
 
 from PIL import ExifTags, Image
 
-from .problems import Findings
+from .findings import Findings
 
-SAMPLE = 1000  # headers that are read of a data set when not all are
+SAMPLE = 1000  # image headers that are read per dataset, unless one of them is wrong
 
 _SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
 
 
 class Header(NamedTuple):
-    """Size in pixels as stored, and the EXIF orientation (1: as it is)."""
+    """Size in pixels as stored, and the EXIF orientation (1 for none)."""
 
     width: int
     height: int
@@ -24,14 +24,15 @@ class Header(NamedTuple):
 
 
 def check_images(content: dict, image_root: str, findings: Findings, *, full: bool = False) -> None:
-    """Look at the image files of a COCO json; give `width` and `height` to those that lack them.
+    """Check the image files of a COCO json; add missing `width` and `height` to its records.
 
     Args:
         content: a COCO json.
-        image_root: the directory `file_name`s start from.
+        image_root: the directory that `file_name`s are relative to.
         findings: receives the problems; unusable images by id.
-        full: decode every file, which takes milliseconds each. Otherwise every file is looked for
-            and the headers of `SAMPLE` are read; of all when one of these is wrong.
+        full: decode every file, which takes milliseconds per image. Otherwise only the existence of
+            every file is checked and the headers of `SAMPLE` files are read, or of all files if one
+            of these is wrong.
     """
     check_records(content, findings)
     images = [i for i in content["images"] if i["id"] not in findings.bad_images]
@@ -49,7 +50,7 @@ def check_images(content: dict, image_root: str, findings: Findings, *, full: bo
 
 
 def check_records(content: dict, findings: Findings) -> None:
-    """Image ids and file names that are used twice."""
+    """Report image ids and file names that are used twice."""
     images = content["images"]
     repeated = {image_id for image_id, n in Counter(i["id"] for i in images).items() if n > 1}
     for image_id in repeated:
@@ -66,12 +67,12 @@ def check_records(content: dict, findings: Findings) -> None:
         if len(image_ids) > 1:
             first, second, *_ = sorted(image_ids, key=str)
             fault = f"{file} is the file of {len(image_ids)} images, such as {first} and {second}"
-            hint = "objects annotated under one id count as background under the other"
+            hint = "objects annotated for one id count as background for the other"
             findings.warning("file-twice", fault, image_id=second, action=hint)
 
 
 def _check_existence(images: list[dict], root: str, findings: Findings) -> list[dict]:
-    """The images whose file is there, by listing directories rather than asking for each file."""
+    """The images whose file exists. Listing directories is faster than a test per file."""
     listed: dict[str, set[str]] = {}
     there = []
     for image in images:
@@ -96,11 +97,8 @@ def _fill_in_sizes(images: list[dict], root: str, findings: Findings) -> None:
             continue
         size = displayed_size(header)
         action = f"{size[0]} x {size[1]} read from the file"
-        findings.mended("no-image-size", "lacks width or height", action, image["id"])
-        if findings.mend:
-            image["width"], image["height"] = size
-        else:
-            findings.bad_images.add(image["id"])  # detectron2 stops with a KeyError
+        findings.repaired("no-image-size", "lacks width or height", action, image["id"])
+        image["width"], image["height"] = size
 
 
 def _is_length(value) -> bool:
@@ -112,22 +110,22 @@ def _check_file(image: dict, root: str, findings: Findings, *, decode: bool) -> 
     if header is None:
         return
     path = os.path.join(root, image["file_name"])
-    said, shown = (image["width"], image["height"]), displayed_size(header)
+    in_json, shown = (image["width"], image["height"]), displayed_size(header)
     stored = header.width, header.height
-    if said == stored != shown:
+    if in_json == stored != shown:
         fault = (
-            f"EXIF orientation {header.orientation} shows {shown[0]} x {shown[1]}, the json says "
-            f"{said[0]} x {said[1]}, the size before turning"
+            f"EXIF orientation {header.orientation} makes it {shown[0]} x {shown[1]}, the json has "
+            f"{in_json[0]} x {in_json[1]}, the size before rotation"
         )
-        hint = "turn the pixels and drop the tag (mogrify -auto-orient) and annotate that"
+        hint = "rotate the pixels, remove the tag (mogrify -auto-orient) and annotate the result"
         findings.bad_image(image["id"], path, "exif-rotation", fault, hint)
-    elif said != shown:
-        fault = f"the file is {shown[0]} x {shown[1]}, the json says {said[0]} x {said[1]}"
-        hint = "annotations belong to a picture of another size, or to another picture"
+    elif in_json != shown:
+        fault = f"the file is {shown[0]} x {shown[1]}, the json has {in_json[0]} x {in_json[1]}"
+        hint = "the annotations belong to another image or to another size of it"
         findings.bad_image(image["id"], path, "size-mismatch", fault, hint)
     elif header.orientation != 1 and stored == shown:
-        fault = f"EXIF orientation {header.orientation} turns or mirrors it within the same size"
-        hint = "see with `mrcnn dataset draw` that masks lie on the objects"
+        fault = f"EXIF orientation {header.orientation} rotates or mirrors it within the same size"
+        hint = "verify with `mrcnn dataset draw` that the masks lie on the objects"
         findings.warning("exif-rotation", fault, file=path, image_id=image["id"], action=hint)
 
 
@@ -142,27 +140,27 @@ def _read(image: dict, root: str, findings: Findings, *, decode: bool) -> Header
 
 
 def read_header(path: str | Path, *, decode: bool = False) -> Header:
-    """Size and EXIF orientation of an image file; `decode` reads all of it, as training will."""
-    with Image.open(path) as picture:
-        width, height = picture.size
+    """Size and EXIF orientation of an image file; `decode` reads all of it, as training does."""
+    with Image.open(path) as image:
+        width, height = image.size
         # A PNG may keep EXIF behind its pixels, and Pillow would decode them to get there.
-        cheap = picture.format != "PNG" or "exif" in picture.info
-        exif = picture.getexif() if cheap or decode else {}
+        cheap = image.format != "PNG" or "exif" in image.info
+        exif = image.getexif() if cheap or decode else {}
         orientation = exif.get(ExifTags.Base.Orientation, 1)
         if decode:
-            picture.draft(picture.mode, (max(1, width // 8), max(1, height // 8)))  # JPEG: faster
-            picture.load()
+            image.draft(image.mode, (max(1, width // 8), max(1, height // 8)))  # JPEG: faster
+            image.load()
     return Header(width, height, orientation if orientation in range(1, 9) else 1)
 
 
 def displayed_size(header: Header) -> tuple[int, int]:
-    """(width, height) after turning by EXIF, as detectron2 reads the file."""
+    """(width, height) after the EXIF rotation, as detectron2 reads the file."""
     size = header.width, header.height
     return size[::-1] if header.orientation in _SIDEWAYS else size
 
 
 def same_files(left: list[str], right: list[str]) -> dict[str, str]:
-    """Files of `left` that have the same bytes as one of `right`, and that one.
+    """Map files of `left` to the file of `right` that has the same bytes, where there is one.
 
     Files are compared by size, then by 4 KB from their middle, then by a hash of everything.
     """
@@ -173,7 +171,7 @@ def same_files(left: list[str], right: list[str]) -> dict[str, str]:
 
 
 def _grouped(left: list[str], right: list[str], key) -> list[tuple[list[str], list[str]]]:
-    """Split both lists by key; groups that have files of both lists."""
+    """Split both lists by key; only groups that have files of both lists are returned."""
     groups: dict = defaultdict(lambda: ([], []))
     for side, paths in enumerate((left, right)):
         for path in paths:
@@ -185,7 +183,7 @@ def _grouped(left: list[str], right: list[str], key) -> list[tuple[list[str], li
 def _size(path: str) -> int | None:
     try:
         return os.stat(path).st_size
-    except OSError:  # missing, which is said elsewhere
+    except OSError:  # missing, which is reported elsewhere
         return None
 
 

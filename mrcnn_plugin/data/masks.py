@@ -1,4 +1,4 @@
-"""Masks of COCO annotations, polygons or RLE: checked, measured, brought into one form."""
+"""Checks, measures and converts the masks of COCO annotations, polygons or RLE."""
 
 import math
 from typing import Any
@@ -6,12 +6,12 @@ from typing import Any
 import numpy as np
 import pycocotools.mask as mask_utils
 
+from .findings import Findings
 from .polygons import degenerate_polygons
-from .problems import Findings
 
 
 def check_masks(content: dict, findings: Findings) -> None:
-    """Polygons and RLE: form, size, and that they enclose something."""
+    """Check that polygons and RLE are well-formed, of the image's size and not empty."""
     sizes = image_sizes(content)
     polygons, owners = [], []  # every polygon of the file, and the annotation it belongs to
     for index, annotation in enumerate(content["annotations"]):
@@ -28,20 +28,19 @@ def check_masks(content: dict, findings: Findings) -> None:
             owners.extend([index] * len(parts))
         else:
             fault = "has no segmentation"
-            mend = "annotate its outline, or train on boxes alone: MODEL.MASK_ON False"
-            findings.bad_annotation(index, annotation, "no-mask", fault, mend)
+            hint = "annotate its outline, or train on boxes only with MODEL.MASK_ON False"
+            findings.bad_annotation(index, annotation, "no-mask", fault, hint)
     _check_polygons(content, findings, polygons, np.array(owners, dtype=int))
 
 
 def _nested(segmentation: list, annotation: dict, findings: Findings) -> list:
-    """`[x, y, ...]` where `[[x, y, ...]]` is meant, as one polygon."""
+    """Read `[x, y, ...]` as `[[x, y, ...]]`, one polygon."""
     if not isinstance(segmentation[0], (int, float)):
         return segmentation
     ids = annotation["image_id"], annotation["id"]
     fault = "segmentation is a list of numbers, not of polygons"
-    findings.mended("flat-polygon", fault, "taken as one polygon", *ids)
-    if findings.mend:
-        annotation["segmentation"] = [segmentation]
+    findings.repaired("flat-polygon", fault, "read as one polygon", *ids)
+    annotation["segmentation"] = [segmentation]
     return [segmentation]
 
 
@@ -51,7 +50,7 @@ def rle_fault(rle: dict, size: list[int]) -> tuple[str, str] | None:
     if not isinstance(counts, (str, bytes, list)) or not isinstance(rle.get("size"), (list, tuple)):
         return "rle-form", f"an RLE needs 'size' and 'counts', this one has {sorted(rle)}"
     if list(rle["size"]) != size:
-        return "rle-size", f"RLE is of (height, width) {list(rle['size'])}, its image of {size}"
+        return "rle-size", f"RLE has (height, width) {list(rle['size'])}, its image {size}"
     if isinstance(counts, list):
         if not all(isinstance(c, int) and c >= 0 for c in counts) or sum(counts) != math.prod(size):
             pixels = math.prod(size)
@@ -70,15 +69,16 @@ def _check_polygons(content, findings, polygons: list, owners: np.ndarray) -> No
         good = [polygons[k] for k in mine if not degenerate[k]]
         fault = (
             f"{len(mine) - len(good)} of {len(mine)} polygons have fewer than 3 points, a value "
-            "that is no number, or all points on one line"
+            "that is not a number, or all points on one line"
         )
         if not good:
             findings.bad_annotation(index, annotation, "degenerate-polygon", fault)
             continue
         ids = annotation["image_id"], annotation["id"]
-        findings.mended("degenerate-part", fault, "these parts enclose nothing: left out", *ids)
-        if findings.mend:
-            annotation["segmentation"] = good
+        findings.repaired(
+            "degenerate-part", fault, "these polygons enclose nothing and are removed", *ids
+        )
+        annotation["segmentation"] = good
 
 
 def image_sizes(content: dict) -> dict[Any, tuple[int, int]]:
@@ -87,7 +87,7 @@ def image_sizes(content: dict) -> dict[Any, tuple[int, int]]:
 
 
 def mask_box(segmentation: list | dict) -> list[float]:
-    """[x, y, width, height] around polygons of which one or more enclose something, or an RLE."""
+    """[x, y, width, height] around an RLE, or around polygons that are not all degenerate."""
     if isinstance(segmentation, dict):
         return mask_utils.toBbox(to_rle(segmentation, *segmentation["size"])).tolist()
     parts = [segmentation] if isinstance(segmentation[0], (int, float)) else segmentation
@@ -97,12 +97,12 @@ def mask_box(segmentation: list | dict) -> list[float]:
 
 
 def annotation_area(annotation: dict, height: int, width: int) -> float:
-    """Pixels of an annotation's mask in an image of this size."""
+    """Number of pixels of an annotation's mask in an image of this size."""
     return float(mask_utils.area(to_rle(annotation["segmentation"], height, width)))
 
 
 def to_rle(segmentation: list | dict, height: int, width: int) -> dict:
-    """Polygons, or RLE with or without compression, as one compressed RLE."""
+    """Convert polygons, or RLE with or without compression, to one compressed RLE."""
     if isinstance(segmentation, list):
         return mask_utils.merge(mask_utils.frPyObjects(segmentation, height, width))
     if isinstance(segmentation["counts"], list):

@@ -1,11 +1,11 @@
-"""Which polygons of a data set enclose nothing, for millions of them at once."""
+"""Finds the polygons of a dataset that enclose nothing, millions at a time."""
 
 from itertools import chain
 
 import numpy as np
 
-_CHUNK = 200_000  # polygons at a time: some hundred megabytes of coordinates
-_FLAT = 1e-6  # square pixels: below it a polygon's area may be zero and is looked at again
+_CHUNK = 200_000  # polygons per step: some hundred megabytes of coordinates
+_FLAT = 1e-6  # square pixels: below it, the area may be zero up to rounding, so that points decide
 
 
 def degenerate_polygons(polygons: list[list[float]]) -> np.ndarray:
@@ -23,7 +23,7 @@ def _degenerate(polygons: list) -> np.ndarray:
     usable = [i for i, p in enumerate(polygons) if isinstance(p, list) and _is_long_enough(p)]
     try:
         flat = np.fromiter(chain.from_iterable(polygons[i] for i in usable), np.float64)
-    except (TypeError, ValueError):  # somewhere stands None, a string, a list
+    except (TypeError, ValueError):  # one of the values is None, a string or a list
         usable = [i for i in usable if _is_numeric(polygons[i])]
         flat = np.fromiter(chain.from_iterable(polygons[i] for i in usable), np.float64)
     if not usable:
@@ -34,7 +34,7 @@ def _degenerate(polygons: list) -> np.ndarray:
     areas = _signed_areas(points, starts, counts)
     degenerate[usable] = ~(np.abs(areas) > _FLAT)  # NaN is degenerate
     for k in np.flatnonzero(np.abs(areas) <= _FLAT):
-        # On one line; or not, but with halves of opposite sense, as in a figure of 8.
+        # The points are on one line, or the halves have opposite sense, as in a figure of 8.
         degenerate[usable[k]] = _on_one_line(points[starts[k] : starts[k] + counts[k]])
     return degenerate
 

@@ -1,4 +1,4 @@
-"""A small seeded data set of drawn shapes that hide one another, with masks, as COCO json."""
+"""A small seeded dataset of drawn shapes that hide one another, with masks, as COCO json."""
 
 import json
 from pathlib import Path
@@ -10,38 +10,38 @@ from .convert.writer import CocoWriter
 
 SHAPE_CLASSES = ("circle", "square", "triangle")
 
-_MIN_VISIBLE = 0.35  # an instance of which less can be seen is not annotated, and not drawn
+_MIN_VISIBLE = 0.35  # shapes that would hide more of another one are not drawn
 
 
 def make_shapes(json_file: str | Path, num_images: int, *, seed: int, size: int = 128) -> None:
-    """Draw `num_images` pictures of 2 to 6 shapes beside `json_file`, and write that file last.
+    """Draw `num_images` images of up to 6 shapes next to `json_file`, and write that file last.
 
-    The same arguments give the same pictures. A later shape hides parts of earlier ones; masks
-    (COCO RLE) and boxes are of the visible part. Colours say nothing of the class.
+    The same arguments give the same images. A later shape hides parts of earlier ones; masks
+    (COCO RLE) and boxes cover the visible part. Colours are independent of the class.
 
     Args:
-        json_file: COCO json to write; its directory is made if needed and gets the PNGs.
-        num_images: how many.
-        seed: of the random generator.
-        size: side of the square pictures in pixels.
+        json_file: COCO json to write; its directory is created if needed and receives the PNGs.
+        num_images: number of images.
+        seed: seed of the random generator.
+        size: side of the square images in pixels.
     """
     json_file = Path(json_file)
     json_file.parent.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(seed)
     writer = CocoWriter(SHAPE_CLASSES, f"drawn shapes, seed {seed}")
     for number in range(1, num_images + 1):
-        picture, instances = _draw_picture(rng, size)
+        image, instances = _draw_image(rng, size)
         path = json_file.with_name(f"{number:05d}.png")
-        cv2.imwrite(str(path), picture)
-        image = writer.add_image(path.name, path)
+        cv2.imwrite(str(path), image)
+        record = writer.add_image(path.name, path)
         for class_index, mask in instances:
-            writer.add_mask(image, SHAPE_CLASSES[class_index], mask)
+            writer.add_mask(record, SHAPE_CLASSES[class_index], mask)
     json_file.write_text(json.dumps(writer.content()))
 
 
-def _draw_picture(rng: np.random.Generator, size: int):
-    """One (size, size, 3) uint8 picture and its [(class index, (size, size) bool mask)]."""
-    picture = _background(rng, size)
+def _draw_image(rng: np.random.Generator, size: int):
+    """One (size, size, 3) uint8 image and its [(class index, (size, size) bool mask)]."""
+    image = _background(rng, size)
     instances = []
     for _ in range(rng.integers(2, 7)):
         class_index = int(rng.integers(len(SHAPE_CLASSES)))
@@ -50,10 +50,10 @@ def _draw_picture(rng: np.random.Generator, size: int):
         hidden = [(before & ~mask).sum() < _MIN_VISIBLE * full for _, before, full in instances]
         if any(hidden):
             continue
-        picture[mask] = _color(rng) + rng.normal(0, 8, (mask.sum(), 3))
+        image[mask] = _color(rng) + rng.normal(0, 8, (mask.sum(), 3))
         instances = [(c, before & ~mask, full) for c, before, full in instances]
         instances.append((class_index, mask, mask.sum()))
-    return picture.clip(0, 255).astype(np.uint8), [(c, mask) for c, mask, _ in instances]
+    return image.clip(0, 255).astype(np.uint8), [(c, mask) for c, mask, _ in instances]
 
 
 def _background(rng: np.random.Generator, size: int) -> np.ndarray:
@@ -64,7 +64,7 @@ def _background(rng: np.random.Generator, size: int) -> np.ndarray:
 
 
 def _outline(name: str, rng: np.random.Generator, size: int) -> np.ndarray:
-    """(P, 2) int32 corners (x, y) of a shape of random size, place and rotation in the picture."""
+    """(P, 2) int32 corners (x, y) of a shape of random size, place and rotation."""
     radius = rng.uniform(0.13, 0.30) * size
     corners = {"circle": 40, "square": 4, "triangle": 3}[name]
     angles = rng.uniform(0, 2 * np.pi) + np.arange(corners) * 2 * np.pi / corners

@@ -1,65 +1,41 @@
-"""What is in a data set: instances per class, their sizes, how many an image, how they overlap."""
+"""Statistics of a dataset: instances per class and per image, their sizes and overlap."""
 
-from collections import Counter
+import json
+from collections import Counter, defaultdict
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pycocotools.mask as mask_utils
-from detectron2.structures import BoxMode
-from detectron2.structures.masks import polygon_area
 
-from .coco_file import sorted_class_names
-from .masks import to_rle
+from .coco_file import sorted_class_names, write_json
 
 # COCO's limits of small, medium and large, in pixels of area.
 SMALL, LARGE = 32**2, 96**2
 
 
-class Instance(NamedTuple):
-    """What is counted of an annotation.
-
-    Attributes:
-        class_name: None for a class without a name.
-        box: x, y, width, height in pixels.
-        area: pixels, of the mask if there is one.
-    """
-
-    class_name: str | None
-    box: list[float]
-    area: float
-
-
 class DatasetStatistics(NamedTuple):
-    """Counts of one data set; crowd regions are not instances."""
+    """Counts of one dataset. Crowd regions are not instances."""
 
     num_crowds: int
     per_class: dict[str, int]  # instances, in the order of the classes
     images_per_class: dict[str, int]
+    per_image: np.ndarray  # (images,) instances
     areas: np.ndarray  # (N,) pixels
-    boxes: list[list[list[float]]]  # of each image: x, y, width, height of its instances
-
-    @property
-    def per_image(self) -> np.ndarray:
-        """(images,) instances."""
-        return np.array([len(boxes) for boxes in self.boxes], dtype=int)
+    crowding: np.ndarray  # (N,) largest IoU with another box of the image, 0 without one
 
     @property
     def sizes(self) -> dict[str, int]:
-        """Instances below 32 x 32 pixels, from there to 96 x 96, above."""
+        """Instances below 32 x 32 pixels, from there to 96 x 96, and above."""
         small, large = int((self.areas < SMALL).sum()), int((self.areas > LARGE).sum())
         return {"small": small, "medium": len(self.areas) - small - large, "large": large}
 
-    @property
-    def crowding(self) -> np.ndarray:
-        """(N,) largest IoU with another box of the image, 0 alone."""
-        return np.concatenate([largest_iou(boxes) for boxes in self.boxes] or [np.zeros(0)])
-
     def summary(self) -> dict:
         """Plain Python values: `images`, `empty_images`, `instances`; `classes` {name: instances};
-        `sizes`; `per_image` {instances in an image: images}."""
+        `sizes`; `per_image` {instances per image: images}."""
         per_image = Counter(self.per_image.tolist())
         return {
-            "images": len(self.boxes),
+            "images": len(self.per_image),
             "empty_images": per_image[0],
             "instances": len(self.areas),
             "classes": self.per_class,
@@ -69,76 +45,63 @@ class DatasetStatistics(NamedTuple):
 
 
 def coco_statistics(content: dict) -> DatasetStatistics:
-    """Count a COCO json.
+    """Compute the statistics of a COCO json.
 
     Args:
-        content: that the check found nothing unusable in.
+        content: as `check_content` returns it.
     """
     names = {category["id"]: str(category["name"]) for category in content["categories"]}
-    images: dict = {image["id"]: [] for image in content["images"]}
-    for a in content["annotations"]:
-        if not a.get("iscrowd"):
-            instance = Instance(names[a["category_id"]], a["bbox"], a["area"])
-            images[a["image_id"]].append(instance)
-    num_crowds = sum(bool(a.get("iscrowd")) for a in content["annotations"])
-    return _count([*images.values()], sorted_class_names(content), num_crowds)
-
-
-def detectron2_statistics(dataset_dicts: list[dict], class_names: list[str]) -> DatasetStatistics:
-    """Count a data set in detectron2's format.
-
-    Args:
-        dataset_dicts: with `annotations`, whose `category_id` is in [0, K).
-        class_names: K names; fewer leave the instances of the other classes without a name.
-    """
-    names = dict(enumerate(class_names))
-    images, num_crowds = [], 0
-    for image in dataset_dicts:
-        annotations = image.get("annotations", [])
-        instances = [a for a in annotations if not a.get("iscrowd")]
-        num_crowds += len(annotations) - len(instances)
-        images.append([_instance(a, image, names) for a in instances])
-    return _count(images, class_names, num_crowds)
-
-
-def _instance(annotation: dict, image: dict, names: dict[int, str]) -> Instance:
-    box = np.asarray(annotation["bbox"], dtype=float)[None]
-    box = BoxMode.convert(box, annotation["bbox_mode"], BoxMode.XYWH_ABS)[0].tolist()
-    mask = annotation.get("segmentation")
-    if isinstance(mask, dict):
-        area = float(mask_utils.area(to_rle(mask, image["height"], image["width"])))
-    elif mask:
-        polygons = (np.reshape(polygon, (-1, 2)).T for polygon in mask)
-        area = float(sum(polygon_area(x, y) for x, y in polygons))
-    else:
-        area = box[2] * box[3]
-    return Instance(names.get(annotation["category_id"]), box, area)
-
-
-def _count(
-    images: list[list[Instance]], class_names: list[str], num_crowds: int
-) -> DatasetStatistics:
-    instances = [instance for image in images for instance in image]
-    count = Counter(instance.class_name for instance in instances)
-    image_count = Counter(name for image in images for name in {i.class_name for i in image})
+    crowds = [a for a in content["annotations"] if a.get("iscrowd")]
+    instances = [a for a in content["annotations"] if not a.get("iscrowd")]
+    boxes = defaultdict(list)
+    for a in instances:
+        boxes[a["image_id"]].append(a["bbox"])
+    per_class = Counter(names[a["category_id"]] for a in instances)
+    pairs = {(a["image_id"], names[a["category_id"]]) for a in instances}
+    images_per_class = Counter(name for _, name in pairs)
+    order = sorted_class_names(content)
     return DatasetStatistics(
-        num_crowds=num_crowds,
-        per_class={name: count[name] for name in class_names},
-        images_per_class={name: image_count[name] for name in class_names},
-        areas=np.array([instance.area for instance in instances], dtype=float),
-        boxes=[[instance.box for instance in image] for image in images],
+        num_crowds=len(crowds),
+        per_class={name: per_class[name] for name in order},
+        images_per_class={name: images_per_class[name] for name in order},
+        per_image=np.array([len(boxes.get(i["id"], ())) for i in content["images"]], dtype=int),
+        areas=np.array([a["area"] for a in instances], float),
+        crowding=np.concatenate([largest_iou(group) for group in boxes.values()] or [[]]),
     )
 
 
-def largest_iou(boxes: list) -> np.ndarray:
-    """(N,) of N boxes (x, y, width, height): the IoU with the other box that covers it most."""
-    if len(boxes) < 2:
-        return np.zeros(len(boxes))
-    x1, y1, w, h = np.array(boxes, dtype=float).T
-    x2, y2 = x1 + w, y1 + h
-    width = np.minimum.outer(x2, x2) - np.maximum.outer(x1, x1)
-    height = np.minimum.outer(y2, y2) - np.maximum.outer(y1, y1)
-    overlap = width.clip(0) * height.clip(0)
-    iou = overlap / (np.add.outer(w * h, w * h) - overlap)
+def largest_iou(boxes: list[list[float]]) -> np.ndarray:
+    """(N,) largest IoU of each of N boxes (x, y, width, height) with another one, 0 without one."""
+    if not boxes:
+        return np.zeros(0)
+    iou = mask_utils.iou(boxes, boxes, [0] * len(boxes))
     np.fill_diagonal(iou, 0)
-    return iou.max(1)
+    return iou.max(axis=1)
+
+
+def statistics_file(output_dir: str | Path, name: str) -> Path:
+    """Where the statistics of a dataset of a run are saved."""
+    return Path(output_dir, "datasets", f"{name}.statistics.json")
+
+
+def save_statistics(statistics: DatasetStatistics, output_dir: str | Path, name: str) -> None:
+    """Save the statistics of the dataset `name` for `read_statistics`."""
+    fields = statistics._replace(
+        per_image=statistics.per_image.tolist(),
+        areas=statistics.areas.round(1).tolist(),
+        crowding=statistics.crowding.round(3).tolist(),
+    )
+    write_json(fields._asdict(), statistics_file(output_dir, name))
+
+
+def read_statistics(output_dir: str | Path, name: str) -> DatasetStatistics | None:
+    """The statistics of the dataset `name` that a run with this `OUTPUT_DIR` saved, if any."""
+    file = statistics_file(output_dir, name)
+    if not file.exists():
+        return None
+    found = DatasetStatistics(**json.loads(file.read_text()))
+    return found._replace(
+        per_image=np.array(found.per_image, dtype=int),
+        areas=np.array(found.areas, dtype=float),
+        crowding=np.array(found.crowding, dtype=float),
+    )

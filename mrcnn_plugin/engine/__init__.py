@@ -6,9 +6,9 @@ from .datasets import add_dataset_arguments, check_data, use_datasets
 from .hooks.report import write_report
 from .learning_rate import LearningRate, fit_learning_rate
 from .logs import start_logging
-from .nonfinite import NonFiniteError, replay
 from .options import check_training_options
 from .preflight import check_inputs, use_available_device
+from .replay import NonFiniteError, replay
 from .setup import setup
 from .trainer import MRCNNTrainer
 

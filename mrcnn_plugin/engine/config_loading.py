@@ -3,13 +3,13 @@
 import ast
 import difflib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import yaml
 from detectron2.config import CfgNode, get_cfg
 
-from ..config import add_mrcnn_config
+from ..config import add_mrcnn_config, config_leaves
 from ..config_file import get_config_file
 from ..errors import RunError
 
@@ -92,15 +92,6 @@ def check_overrides(opts: Sequence[str]) -> None:
         raise RunError(f"The overrides must be a list of pairs KEY VALUE, got: {' '.join(opts)}")
 
 
-def config_keys(node: CfgNode, prefix: str = "") -> Iterator[tuple[str, object]]:
-    """(dotted key, value) of every leaf of a config."""
-    for key, value in node.items():
-        if isinstance(value, CfgNode):
-            yield from config_keys(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value
-
-
 def _merge_file(cfg: CfgNode, file: str) -> None:
     content = CfgNode.load_yaml_with_base(file, allow_unsafe=False)
     if not isinstance(content, dict):
@@ -109,8 +100,8 @@ def _merge_file(cfg: CfgNode, file: str) -> None:
     if loaded.get("VERSION", cfg.VERSION) != cfg.VERSION:  # detectron2 upgrades it
         cfg.merge_from_file(file, allow_unsafe=False)
         return
-    floats = {key for key, value in config_keys(cfg) if type(value) is float}
-    for key, value in config_keys(loaded):
+    floats = {key for key, value in config_leaves(cfg) if type(value) is float}
+    for key, value in config_leaves(loaded):
         if key in floats and type(value) is int:
             *parents, name = key.split(".")
             node = loaded
@@ -121,7 +112,7 @@ def _merge_file(cfg: CfgNode, file: str) -> None:
 
 
 def _ints_as_floats(cfg: CfgNode, opts: Sequence) -> list:
-    values = dict(config_keys(cfg))
+    values = dict(config_leaves(cfg))
     ret = list(opts)
     for index in range(0, len(ret), 2):
         key, value = ret[index], ret[index + 1]
@@ -136,6 +127,6 @@ def _ints_as_floats(cfg: CfgNode, opts: Sequence) -> list:
 
 def _nearest_keys(cfg: CfgNode, text: str) -> str:
     unknown = re.search(r"Non-existent (?:config )?key: (\S+)", text)
-    keys = [key for key, _ in config_keys(cfg)]
+    keys = [key for key, _ in config_leaves(cfg)]
     nearest = difflib.get_close_matches(unknown[1], keys, 2, 0.8) if unknown else []
     return f"; did you mean {' or '.join(nearest)}?" if nearest else ""

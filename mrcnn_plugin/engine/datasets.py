@@ -1,30 +1,28 @@
-"""Data sets on the command line of `train_net.py`, and their check before the first iteration."""
+"""The datasets of a training: command line flags, inference from the data, check, preparation."""
 
 import argparse
 import logging
 from pathlib import Path
 
 from detectron2.config import CfgNode
-from detectron2.utils import comm
 
-from ..data import register_datasets
 from ..data.coco_file import DataError
-from ..data.follow import declare_datasets, follow_data
-from ..data.problems import Severity, count_severities, format_problems
-from ..data.run_check import check_datasets
-from ..errors import RunError
+from ..data.declare import declare_datasets, declared_datasets, infer_from_files
+from ..data.findings import Severity, count_severities, format_problems
+from ..data.prepare import PreparedDataset, prepare_datasets, prepared_file, register_datasets
+from ..data.processes import require_shared, run_on_main_process
 
 logger = logging.getLogger(__name__)
 
-_LINES = 10  # of each kind of problem on the screen; all are in the file
+_LINES = 10  # of each kind of problem on the screen; all are in data_problems.txt
 
 
 def add_dataset_arguments(parser: argparse.ArgumentParser) -> None:
     """Add `--train --val --val-fraction --drop-bad --no-check` to detectron2's parser."""
-    group = parser.add_argument_group("data sets (docs/custom_data.md)")
+    group = parser.add_argument_group("datasets (docs/custom_data.md)")
     what = (
         "NAME=JSON:IMAGES, a COCO json and the directory of its images, or the name of a "
-        "registered data set; give the flag again for several"
+        "registered dataset; can be repeated"
     )
     group.add_argument(
         "--train", action="append", default=[], metavar="DATA", help=f"train on {what}"
@@ -36,82 +34,94 @@ def add_dataset_arguments(parser: argparse.ArgumentParser) -> None:
         "--val-fraction",
         type=float,
         metavar="F",
-        help="hold out this part of the training images for validation; the same images every "
-        "time (DATASETS.VAL_SEED)",
+        help="hold out this fraction of the training images for validation; the choice depends on "
+        "the file names and DATASETS.VAL_SEED only",
     )
     group.add_argument(
         "--drop-bad",
         action="store_true",
-        help="leave out annotations and images that the check finds unusable, instead of stopping",
+        help="skip annotations and images that the check finds unusable, instead of stopping",
     )
     group.add_argument("--no-check", action="store_true", help="do not check the data at start")
 
 
 def use_datasets(cfg: CfgNode, args: argparse.Namespace) -> None:
-    """Bring `--train`, `--val` and so on into a config, and what follows from the data.
+    """Apply `--train`, `--val` and so on to a config, infer what the data imply, and register.
 
     Args:
-        cfg: not yet frozen, `args.opts` merged; what these set is not changed.
+        cfg: not yet frozen, `args.opts` merged; keys that these set are not changed.
         args: of a parser with `add_dataset_arguments`.
 
     Raises:
-        RunError: a data set is declared wrongly or cannot be used at all.
+        DataError: a dataset is declared wrongly or cannot be read.
     """
     given = set(args.opts[0::2])
     options = cfg.DATASETS
     options.DROP_BAD = options.DROP_BAD or args.drop_bad
     options.CHECK = options.CHECK and not args.no_check
-    try:
-        declare_datasets(
-            cfg, train=args.train, val=args.val, val_fraction=args.val_fraction, given=given
-        )
-        follow_data(cfg, given=given | ({"DATASETS.TEST"} if args.val else set()))
-        register_datasets(cfg)
-    except DataError as error:
-        raise RunError(str(error)) from error
+    declare_datasets(
+        cfg, train=args.train, val=args.val, val_fraction=args.val_fraction, given=given
+    )
+    infer_from_files(cfg, given=given | ({"DATASETS.TEST"} if args.val else set()))
+    register_datasets(cfg)
     if not cfg.DATASETS.TEST:
-        logger.warning("there are no validation data: nothing will be evaluated (--val-fraction)")
+        logger.warning(
+            "DATASETS.TEST is empty, so nothing will be evaluated. Pass --val or --val-fraction"
+        )
 
 
 def check_data(cfg: CfgNode, *, training: bool) -> None:
-    """Check the data sets of a config, log what was found and write it to `OUTPUT_DIR`.
+    """Check the datasets of a config and write those of `DATASETS.FILES` to `OUTPUT_DIR/datasets`.
+
+    The main process does the work. It logs one line per dataset and writes all problems to
+    `OUTPUT_DIR/data_problems.txt`.
 
     Args:
-        cfg: a full config whose data sets are registered; `DATASETS.CHECK` False skips it.
-        training: True checks `DATASETS.TRAIN` too, False only `DATASETS.TEST`.
+        cfg: a full config after `use_datasets`. `DATASETS.CHECK` False skips the check.
+        training: True includes `DATASETS.TRAIN`, False means only `DATASETS.TEST`.
 
     Raises:
-        RunError: with every problem that is neither mended nor left out.
+        DataError: on every process, with the problems that are neither repaired nor dropped.
     """
+    train = cfg.DATASETS.TRAIN if training else ()
+    run_on_main_process(lambda: _prepare(cfg, train))
+    written = declared_datasets(cfg).keys() & {*train, *cfg.DATASETS.TEST}
+    require_shared(prepared_file(cfg, name) for name in written)
+
+
+def _prepare(cfg: CfgNode, train: tuple[str, ...]) -> None:
     if not cfg.DATASETS.CHECK:
-        logger.info("the data are not checked (DATASETS.CHECK False)")
-        return
-    try:
-        problems = check_datasets(cfg, training=training)
-    except DataError as error:
-        raise RunError(str(error)) from error
-    for name, of_dataset in problems.items():
-        counts = count_severities(of_dataset)
-        said = ", ".join(f"{counts[s]} {s.value}" for s in Severity if counts[s]) or "no problem"
-        shown = [p for p in of_dataset if p.severity is not Severity.ERROR]
-        text = "\n" + format_problems(shown, limit=_LINES) if shown else ""
-        logger.log(logging.WARNING if shown else logging.INFO, f"checked '{name}': {said}{text}")
-    everything = [problem for of_dataset in problems.values() for problem in of_dataset]
-    file = _write(everything, cfg.OUTPUT_DIR)
-    errors = [p for p in everything if p.severity is Severity.ERROR]
-    # One for all: a process alone that stopped would leave the others waiting for it.
-    errors = list(dict.fromkeys(p for of_rank in comm.all_gather(errors) for p in of_rank))
+        logger.info("The data are not checked because DATASETS.CHECK is False")
+    datasets = prepare_datasets(cfg, train=train, test=cfg.DATASETS.TEST)
+    problems = [p for dataset in datasets for p in dataset.findings.problems]
+    errors = list(dict.fromkeys(p for dataset in datasets for p in dataset.errors))
+    for dataset in datasets:
+        is_written = dataset.declared and not errors
+        _log(dataset, prepared_file(cfg, dataset.name) if is_written else None)
+    file = Path(cfg.OUTPUT_DIR, "data_problems.txt")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(format_problems(problems) + "\n")
     if errors:
-        raise RunError(
-            f"the data have {len(errors)} errors (all problems: {file}). Mend them, or leave out "
-            "what cannot be used with --drop-bad (data of --train and --val, not of registered "
-            "names); --no-check trains all the same\n" + format_problems(errors, limit=_LINES)
+        raise DataError(
+            f"the data have {len(errors)} errors (all problems: {file}). Fix them, pass --drop-bad "
+            "to skip the unusable entries (only for data given with --train or --val), or pass "
+            "--no-check to train anyway\n" + format_problems(errors, limit=_LINES)
         )
 
 
-def _write(problems: list, output_dir: str) -> Path:
-    path = Path(output_dir, "data_problems.txt")
-    if comm.is_main_process():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(format_problems(problems) + "\n")
-    return path
+def _log(dataset: PreparedDataset, written: Path | None) -> None:
+    """One line for a dataset without problems, and the problems that a user may act on."""
+    problems = dataset.findings.problems
+    counts = count_severities(p for p in problems if not p.is_minor)
+    found = ", ".join(f"{counts[s]} {s.value}" for s in Severity if counts[s]) or "no problem"
+    where = f", written to {written}" if written else ""
+    shown = [p for p in problems if p.severity is not Severity.ERROR and not p.is_minor]
+    text = "\n" + format_problems(shown, limit=_LINES) if shown else ""
+    logger.log(
+        logging.WARNING if shown else logging.INFO,
+        f"checked '{dataset.name}': {len(dataset.content['images'])} images, "
+        f"{len(dataset.content['annotations'])} annotations, {found}{where}{text}",
+    )
+    for problem in problems:
+        if problem.is_minor:
+            logger.debug(str(problem))

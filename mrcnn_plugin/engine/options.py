@@ -72,7 +72,7 @@ def _check_metric(cfg: CfgNode) -> None:
         hint = f"Did you mean {' or '.join(lower[n] for n in near)}?" if near else ""
         raise ConfigError(
             f"TEST.BEST_METRIC is '{metric}', which no evaluation of {', '.join(cfg.DATASETS.TEST)}"
-            f" gives. {hint or 'Expected one of ' + ', '.join(known)}"
+            f" gives. {hint or 'Expected for example ' + ', '.join(known[:3])}"
         )
 
 

@@ -119,9 +119,12 @@ def _check_dataset(name: str) -> None:
             "name=annotations.json:images, or register the dataset with detectron2 first."
         )
     metadata = MetadataCatalog.get(name)
-    for kind in ("json_file", "image_root"):
+    is_on_files = metadata.get("prepared_from")  # of DATASETS.FILES; check_data writes its json
+    for kind in ("image_root",) if is_on_files else ("json_file", "image_root"):
         path = metadata.get(kind)
         if path and not PathManager.exists(path):
+            if is_on_files:
+                raise RunError(f"The dataset '{name}' needs {path}, which does not exist.")
             root = os.environ.get("DETECTRON2_DATASETS")
             raise RunError(
                 f"The dataset '{name}' needs {path}, which does not exist. Built-in datasets are "

@@ -68,7 +68,7 @@ def pick_images(image_aps: dict[int, float | None], count: int = 3) -> dict[str,
         (i for i, ap in image_aps.items() if ap is not None and not math.isnan(ap)),
         key=lambda i: (-image_aps[i], i),
     )
-    count = min(count, -(-len(ranked) // 3))
+    count = min(count, math.ceil(len(ranked) / 3))
     best, rest = ranked[:count], ranked[count:]
     worst = rest[-count:] if count else []
     between = rest[: len(rest) - len(worst)]

@@ -1,4 +1,4 @@
-"""The AP of every image by itself."""
+"""The AP of each single image."""
 
 import contextlib
 import copy
@@ -11,13 +11,14 @@ from .precision_recall import average_precision
 
 
 def image_aps(coco_eval: COCOeval) -> dict[int, float | None]:
-    """AP of each image as if it were the data set, in percent, by image id.
+    """AP of each image as if it were the whole dataset, in percent, by image id.
 
-    The mean over the classes that the image has instances of, so a false detection of a class that
-    it lacks costs nothing (COCO leaves such classes out); None for an image without instances.
+    This is the mean over the classes that the image has instances of. A false detection of another
+    class costs nothing, because COCO skips classes without instances. None for an image without
+    instances.
 
     Args:
-        coco_eval: evaluated.
+        coco_eval: evaluated, with `evalImgs`.
     """
     params = coco_eval.params
     num_images, num_areas = len(params.imgIds), len(params.areaRng)
@@ -44,7 +45,7 @@ def _accumulate(coco_eval: COCOeval, image_id: int, with_truth: list) -> float |
     single.params.catIds = [category for category, _ in with_truth]
     single.params.areaRng = coco_eval.params.areaRng[:1]
     single.params.maxDets = coco_eval.params.maxDets[-1:]
-    single._paramsEval = single.params
+    single._paramsEval = single.params  # accumulate() reads it; only evaluate() would set it
     single.evalImgs = [evaluated for _, evaluated in with_truth]
     single.accumulate()
     return average_precision(single.eval["precision"])

@@ -70,7 +70,11 @@ class MRCNNRes5ROIHeads(_ClassCheck, Res5ROIHeads):
         stride = cfg.MODEL.MRCNN.RES5_STRIDE
         resolution = cfg.MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION
 
-        # Channels double with every stage, so res4 has four times those of res2.
+        if res4.channels % 4:
+            raise ConfigError(
+                f"The backbone's output has {res4.channels} channels; expected a multiple of 4, "
+                "as a ResNet's res4 has four times the channels of res2."
+            )
         stage_args = {**stage_args_from_config(cfg), "res2_out_channels": res4.channels // 4}
         reads_every_bin = stride == 1 or stage_args["depth"] < 50 or not stage_args["stride_in_1x1"]
         ret["pooler"] = RoIAlignPooler(

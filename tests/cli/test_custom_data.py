@@ -1,4 +1,4 @@
-"""docs/custom_data.md as its reader follows it: every command, in order, on small pictures."""
+"""Runs every command of docs/custom_data.md, in order, on small images."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from mrcnn_plugin.data import make_shapes
 
 DOCS = ROOT / "docs/custom_data.md"
 
-# Seconds instead of days: two iterations of a small net on small pictures.
+# Seconds instead of days: two iterations of a small network on small images.
 TINY = """
 _BASE_: "{base}"
 DATALOADER: {{NUM_WORKERS: 0}}
@@ -30,7 +30,7 @@ def bash_blocks(text):
 
 
 def draw_labelme_photos(folder, num_images=6):
-    """Drawn shapes with outlines in labelme's files."""
+    """Drawn shapes with their outlines in labelme files."""
     make_shapes(folder / "shapes.json", num_images, seed=4, size=64)
     content = json.loads((folder / "shapes.json").read_text())
     (folder / "shapes.json").unlink()
@@ -52,7 +52,7 @@ def draw_labelme_photos(folder, num_images=6):
 def workplace(tmp_path_factory):
     """A directory that looks like the repository to the commands, with `photos/` in it."""
     root = tmp_path_factory.mktemp("custom_data")
-    for name in ("tools", "configs", "train_net.py"):
+    for name in ("configs", "train_net.py"):
         (root / name).symlink_to(ROOT / name)
     (root / "tiny.yaml").write_text(TINY.format(base=CONFIGS / "mask_rcnn_shapes_C4.yaml"))
     draw_labelme_photos(root / "photos")
@@ -60,21 +60,22 @@ def workplace(tmp_path_factory):
 
 
 def run_commands(workplace, commands):
-    """Run bash commands as they stand, `python` being this one; returns what they printed."""
-    (workplace / "bin").mkdir(exist_ok=True)
-    python = workplace / "bin/python"
-    if not python.exists():
-        python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
-        python.chmod(0o755)
+    """Run bash commands with this Python as `python` and this package as `mrcnn`.
+
+    Returns the exit status and what they printed.
+    """
+    prelude = f"""
+    python() {{ "{sys.executable}" "$@"; }}
+    mrcnn() {{ python -m mrcnn_plugin "$@"; }}
+    """
     env = {
         **os.environ,
-        "PATH": f"{workplace / 'bin'}:{os.environ['PATH']}",
         "PYTHONPATH": f"{ROOT}:{os.environ.get('PYTHONPATH', '')}",
         "CUDA_VISIBLE_DEVICES": "",
         "CONFIG": "tiny.yaml",
     }
     done = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", commands],
+        ["bash", "-euo", "pipefail", "-c", prelude + commands],
         cwd=workplace,
         env=env,
         text=True,
@@ -106,14 +107,14 @@ def test_the_commands_of_the_page(workplace):
 def test_the_page_shows_every_command():
     """A command without a fence would not be run."""
     text = DOCS.read_text()
-    commands = sum(block.count("python ") for block in bash_blocks(text))
+    commands = sum(block.count("python ") + block.count("mrcnn ") for block in bash_blocks(text))
     outside = re.sub(r"^```bash\n.*?^```$", "", text, flags=re.DOTALL | re.MULTILINE)
-    assert commands >= 9
-    assert not re.search(r"^\s*python ", outside, flags=re.MULTILINE)
+    assert commands >= 12
+    assert not re.search(r"^\s*(python|mrcnn) ", outside, flags=re.MULTILINE)
 
 
 def test_train_on_labelme_files_then_evaluate_from_the_saved_config(workplace):
-    """The shortest way through the page, with a fault in the json: said, left out, trained."""
+    """The shortest way through the page, with a fault that is reported, then dropped."""
     commands = """
     mrcnn dataset convert labelme photos photos short.json
     python - <<'PYTHON'
@@ -136,14 +137,14 @@ PYTHON
     fault = r"short\.json, image 1, annotation 1: category 9 is not in the file's categories"
     assert len(re.findall(f"    .*{fault}; the file's ids are \\[1, 2, 3\\]", printed)) >= 3
     assert "train_net.py: the data have 1 errors" in printed
-    assert "MODEL.ROI_HEADS.NUM_CLASSES is 3, which follows from my_split_train" in printed
+    assert "MODEL.ROI_HEADS.NUM_CLASSES is 3, inferred from my_split_train" in printed
     assert printed.count("Evaluation results for segm") == 2
     assert "unknown-category (1)" in (workplace / "output/short/data_problems.txt").read_text()
 
 
 @pytest.mark.slow
 def test_two_processes(workplace):
-    """Files are written once; an error is one message, not one traceback a process."""
+    """Files are written once; an error is one message, not one traceback per process."""
     commands = """
     mrcnn dataset convert labelme photos photos two.json
     python train_net.py --config-file $CONFIG --num-gpus 2 --dist-url auto \
@@ -160,7 +161,7 @@ def test_two_processes(workplace):
         picture.write_bytes(content)
     assert code == 0, printed[-4000:]
     assert "World size: 2" in printed and "Evaluation results for segm" in printed
-    assert printed.count("checked 'my_split_train'") == 2  # one process of each run says it
+    assert printed.count("checked 'my_split_train'") == 2  # one process of each run logs it
     last = (workplace / "error.txt").read_text()
     assert "train_net.py: the data have 1 errors" in last
     assert "00001.png, image 1: the file does not exist" in last

@@ -1,25 +1,26 @@
-"""mrcnn dataset as it is called."""
+"""`mrcnn dataset`, called as on the command line."""
 
 import json
-import sys
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
-from coco_files import coco_content, save_picture, write_dataset
+from coco_files import coco_content, save_image, write_dataset
 
-from mrcnn_command import main
+from mrcnn_plugin.cli.dataset import main
 
 
 @pytest.fixture
-def tool(monkeypatch, capsys):
+def tool(capsys):
     """`tool("check", ...)` -> (exit status or message, what was printed)."""
 
     def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["mrcnn", "dataset", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stop:
-            main()
-        return stop.value.code, capsys.readouterr().out
+        try:
+            code = main(list(map(str, arguments)))
+        except SystemExit as stop:  # --help
+            code = stop.code
+        return code, capsys.readouterr().out
 
     return run
 
@@ -38,7 +39,7 @@ def test_check_of_good_data(tool, tmp_path):
     code, printed = tool("check", path, "--full")
     assert code == 0
     assert printed.strip() == (
-        f"{path}: 3 images, 6 annotations to train on; 0 error, 0 dropped, 0 warning, 0 mended"
+        f"{path}: 3 images, 6 annotations to train on; 0 error, 0 dropped, 0 warning, 0 repaired"
     )
 
 
@@ -49,21 +50,21 @@ def test_check_of_faulty_data_fails_and_says_where(tool, tmp_path):
     for kind, where in (
         ("error: box-outside (1)", "image 2, annotation 3"),
         ("error: unknown-category (1)", "image 3, annotation 6"),
-        ("mended: empty-box (1)", "image 2, annotation 4"),
+        ("repaired: empty-box (1)", "image 2, annotation 4"),
     ):
         assert kind in printed and f"{path}, {where}: " in printed
-    assert printed.endswith("2 error, 0 dropped, 0 warning, 1 mended\n")
+    assert printed.endswith("2 error, 0 dropped, 0 warning, 1 repaired\n")
 
 
-def test_check_leaves_out_and_writes_what_remains(tool, tmp_path):
-    path, mended = faulty(tmp_path), tmp_path / "new/mended.json"
-    code, printed = tool("check", path, "--drop-bad", "--write", mended)
-    assert code == 0 and "0 error, 2 dropped, 0 warning, 1 mended" in printed
-    content = json.loads(mended.read_text())
+def test_check_drops_and_writes_what_remains(tool, tmp_path):
+    path, repaired = faulty(tmp_path), tmp_path / "new/repaired.json"
+    code, printed = tool("check", path, "--drop-bad", "--write", repaired)
+    assert code == 0 and "0 error, 2 dropped, 0 warning, 1 repaired" in printed
+    content = json.loads(repaired.read_text())
     assert [a["id"] for a in content["annotations"]] == [1, 2, 4, 5]
     assert content["annotations"][2]["bbox"] == [2, 2, 6, 4]
-    code, printed = tool("check", f"{mended}:{tmp_path}")
-    assert code == 0 and "0 error, 0 dropped, 0 warning, 0 mended" in printed
+    code, printed = tool("check", f"{repaired}:{tmp_path}")
+    assert code == 0 and "0 error, 0 dropped, 0 warning, 0 repaired" in printed
 
 
 def test_check_against_num_classes_and_validation(tool, tmp_path):
@@ -76,7 +77,7 @@ def test_check_against_num_classes_and_validation(tool, tmp_path):
     code, printed = tool("check", train, "--val", val)
     assert (
         code == 1
-        and f"t/3.png, image 3: the same picture is validation image 2, {val.parent}" in printed
+        and f"t/3.png, image 3: the same image is validation image 2, {val.parent}" in printed
     )
 
 
@@ -92,15 +93,39 @@ def test_errors_are_one_sentence(tool, tmp_path):
     assert code.startswith("mrcnn dataset: ") and "gone.json does not exist" in code
     code, _ = tool("convert", "via", tmp_path / "gone.json", tmp_path, tmp_path / "x.json")
     assert "gone.json cannot be read as json" in code
+    code, _ = tool("check", "a b=x.json")
+    assert code.startswith("mrcnn dataset: 'a b=x.json' is not a dataset: expected name=path/to/")
 
 
-@pytest.mark.parametrize("command", [(), ("check",), ("stats",), ("draw",), ("convert",)])
-def test_help(tool, command):
-    code, printed = tool(*command, "--help")
-    assert code == 0 and "usage: " in printed
-    if not command:
-        for example in ("convert labelme", "convert via", "convert masks", "convert voc", "stats"):
-            assert f"mrcnn dataset {example}" in printed
+EXAMPLES = {
+    "check": ("check my.json:photos --full",),
+    "stats": ("stats my.json:photos --plot stats.png",),
+    "draw": ("draw my.json:photos drawn/ --num 20",),
+    "convert": ("convert labelme", "convert via", "convert masks", "convert voc"),
+}
+
+
+@pytest.mark.parametrize("command", [None, *EXAMPLES])
+def test_help_has_examples(tool, command):
+    code, printed = tool(*([command] if command else []), "--help")
+    assert code == 0 and "usage: mrcnn dataset" in printed
+    for example in EXAMPLES[command] if command else sum(EXAMPLES.values(), ()):
+        assert f"mrcnn dataset {example}" in printed
+
+
+def test_draw_stays_in_its_directory(tool, tmp_path):
+    """Image ids are arbitrary text; as part of a file name they must not lead elsewhere."""
+    content = coco_content(2)
+    content["images"][0]["id"] = "../../escape"
+    content["images"][1]["id"] = "/root"
+    content["annotations"] = []
+    path = write_dataset(tmp_path / "data", content)
+    before = {*tmp_path.rglob("*")}
+    code, _ = tool("draw", path, tmp_path / "a/b/drawn")
+    new = {p for p in tmp_path.rglob("*") if p.is_file()} - before
+    assert not code and len(new) == 2
+    assert {p.parent for p in new} == {tmp_path / "a/b/drawn"}
+    assert {p.name for p in new} == {".._.._escape_1.jpg", "_root_2.jpg"}
 
 
 def test_draw_colours_the_objects_and_little_else(tool, tmp_path):
@@ -108,27 +133,27 @@ def test_draw_colours_the_objects_and_little_else(tool, tmp_path):
     outline = [30, 30, 90, 30, 90, 70, 30, 70]
     for a in content["annotations"]:
         a.update(bbox=[30, 30, 60, 40], area=2400, segmentation=[outline])
-    path = write_dataset(tmp_path, content, pictures=False)
+    path = write_dataset(tmp_path, content, images=False)
     for image in content["images"]:
         cv2.imwrite(str(tmp_path / image["file_name"]), np.full((100, 120, 3), 128, np.uint8))
     code, _ = tool("draw", path, tmp_path / "drawn", "--num", 2)
     drawn = [cv2.imread(str(p)).astype(int) for p in (tmp_path / "drawn").iterdir()]
     assert not code and len(drawn) == 2
-    for picture in drawn:
-        assert picture.shape == (100, 120, 3)
-        assert np.abs(picture[55:68, 33:87] - 128).max(-1).mean() > 10
-        assert np.abs(picture[80:, :] - 128).max() < 10
+    for image in drawn:
+        assert image.shape == (100, 120, 3)
+        assert np.abs(image[55:68, 33:87] - 128).max(-1).mean() > 10
+        assert np.abs(image[80:, :] - 128).max() < 10
 
 
 def test_stats(tool, tmp_path):
     path = write_dataset(tmp_path, coco_content(3))
     code, printed = tool("stats", path, "--plot", tmp_path / "plots/stats.png")
     assert not code and "3 images (0 without an instance), 6 instances, 0 crowd" in printed
-    picture = cv2.imread(str(tmp_path / "plots/stats.png"))
-    assert picture.shape[1] > 800 and picture.std() > 10
+    image = cv2.imread(str(tmp_path / "plots/stats.png"))
+    assert image.shape[1] > 800 and image.std() > 10
 
 
-def test_stats_do_not_count_what_is_unusable(tool, tmp_path):
+def test_stats_do_not_count_unusable_entries(tool, tmp_path):
     _, printed = tool("stats", faulty(tmp_path))
     assert "4 instances" in printed and "not counted: 2 unusable" in printed
 
@@ -137,7 +162,7 @@ def test_convert_then_check(tool, tmp_path):
     square = {"name": "rect", "x": 2, "y": 2, "width": 6, "height": 4}
     regions = [{"shape_attributes": square, "region_attributes": {"kind": k}} for k in "ba"]
     (tmp_path / "via.json").write_text(json.dumps({"x": {"filename": "x.png", "regions": regions}}))
-    save_picture(tmp_path / "x.png")
+    save_image(tmp_path / "x.png")
     (tmp_path / "names.txt").write_text("b\na\n")
     arguments = ("convert", "via", tmp_path / "via.json", tmp_path, tmp_path / "out/my.json")
     for classes, expected in (((), "a, b"), (("--classes", "b,a"), "b, a")):
@@ -146,3 +171,29 @@ def test_convert_then_check(tool, tmp_path):
     tool(*arguments, "--classes", tmp_path / "names.txt")
     content = json.loads((tmp_path / "out/my.json").read_text())
     assert [c["name"] for c in content["categories"]] == ["b", "a"]
+
+
+def test_convert_does_not_overwrite_what_it_reads(tool, tmp_path):
+    """The same file by another path, a link to it, and a labelme file in the folder."""
+    square = {"name": "rect", "x": 2, "y": 2, "width": 6, "height": 4}
+    region = {"shape_attributes": square, "region_attributes": {"kind": "a"}}
+    via = {"x": {"filename": "x.png", "regions": [region]}}
+    shape = {"label": "a", "points": [[2, 2], [8, 2], [8, 6]]}
+    labelme = {"shapes": [shape], "imagePath": "x.png"}
+    (tmp_path / "via.json").write_text(json.dumps(via))
+    (tmp_path / "link.json").symlink_to(tmp_path / "via.json")
+    (tmp_path / "labelme").mkdir()
+    (tmp_path / "labelme/x.json").write_text(json.dumps(labelme))
+    save_image(tmp_path / "x.png")
+    save_image(tmp_path / "labelme/x.png")
+    before = {p: p.read_bytes() for p in tmp_path.rglob("*.json")}
+    for kind, source, images, output in (
+        ("via", "via.json", ".", "labelme/../via.json"),
+        ("via", "via.json", ".", "link.json"),
+        ("labelme", "labelme", "labelme", "labelme/x.json"),
+    ):
+        code, _ = tool("convert", kind, *(tmp_path / p for p in (source, images, output)))
+        assert f"{Path(output).name} is one of the annotation files to convert" in code
+    assert {p: p.read_bytes() for p in tmp_path.rglob("*.json")} == before
+    arguments = ("convert", "labelme", *[tmp_path / "labelme"] * 2, tmp_path / "labelme/my.json")
+    assert [tool(*arguments)[0] for _ in range(2)] == [0, 0]  # its own output may be replaced

@@ -1,10 +1,10 @@
-"""Every fault that the check knows, one at a time: where it is said to be, what becomes of it."""
+"""Every fault that the check knows, one at a time: its place in the report and its result."""
 
 import json
 
 import numpy as np
 import pytest
-from coco_files import SQUARE, annotation, coco_content, save_picture, write_dataset
+from coco_files import SQUARE, annotation, coco_content, save_image, write_dataset
 from detectron2.data import detection_utils as utils
 from PIL import Image
 from pycocotools import mask as mask_utils
@@ -16,19 +16,19 @@ from mrcnn_plugin.data.check import (
     check_unseen_classes,
 )
 from mrcnn_plugin.data.coco_file import DataError, read_coco_json
+from mrcnn_plugin.data.findings import Findings, Problem, Severity, format_problems
 from mrcnn_plugin.data.images import displayed_size, read_header
 from mrcnn_plugin.data.polygons import degenerate_polygons
-from mrcnn_plugin.data.problems import Findings, Problem, Severity, format_problems
 
 
 def run_check(folder, content, **options):
     """(content after the check, findings); options of `Findings` and `check_content` together."""
-    of_findings = {k: options.pop(k) for k in ("drop_bad", "mend") if k in options}
+    of_findings = {k: options.pop(k) for k in ("drop_bad", "as_is") if k in options}
     findings = Findings(str(folder / "data.json"), **of_findings)
     return check_content(content, findings, str(folder), **options), findings
 
 
-def said(findings):
+def reported(findings):
     return [(p.severity.value, p.kind, p.image_id, p.annotation_id) for p in findings.problems]
 
 
@@ -47,7 +47,7 @@ def test_nothing_is_wrong_with_good_data(dataset):
     folder, content = dataset
     before = json.dumps(content)
     content, findings = run_check(folder, content, full=True)
-    assert said(findings) == [] and json.dumps(content) == before
+    assert reported(findings) == [] and json.dumps(content) == before
 
 
 def full_rle(height, width):
@@ -75,14 +75,14 @@ UNUSABLE = {
 
 
 @pytest.mark.parametrize("kind", UNUSABLE)
-def test_an_unusable_annotation_is_an_error_or_left_out(dataset, kind):
+def test_an_unusable_annotation_is_an_error_or_dropped(dataset, kind):
     folder, content = dataset
     content["annotations"][2].update(UNUSABLE[kind])
     image_id = 77 if kind == "unknown-image" else 2
     after, findings = run_check(folder, json.loads(json.dumps(content)))
-    assert said(findings) == [("error", kind.split(":")[0], image_id, 3)]
+    assert reported(findings) == [("error", kind.split(":")[0], image_id, 3)]
     after, findings = run_check(folder, content, drop_bad=True)
-    assert said(findings) == [("dropped", kind.split(":")[0], image_id, 3)]
+    assert reported(findings) == [("dropped", kind.split(":")[0], image_id, 3)]
     assert ids(after) == [1, 2, 4, 5, 6] and len(after["images"]) == 3
 
 
@@ -90,11 +90,11 @@ def test_a_box_without_area_and_without_mask_is_unusable(dataset):
     folder, content = dataset
     content["annotations"][2]["bbox"] = [2, 2, 0, 4]
     _, findings = run_check(folder, content, masks=False)
-    assert said(findings) == [("error", "empty-box", 2, 3)]
+    assert reported(findings) == [("error", "empty-box", 2, 3)]
 
 
 # Changes of annotation 3, the kind of fault, and what the annotation then has.
-MENDED = {
+REPAIRED = {
     "empty-box": ({"bbox": [2, 2, 0, 4]}, {"bbox": [2, 2, 6, 4]}),
     "empty-box: missing": ({"bbox": []}, {"bbox": [2, 2, 6, 4]}),
     "empty-box: rle": (
@@ -110,14 +110,14 @@ MENDED = {
 }
 
 
-@pytest.mark.parametrize("kind", MENDED)
-def test_what_needs_no_guess_is_mended_in_memory(dataset, kind):
+@pytest.mark.parametrize("kind", REPAIRED)
+def test_what_has_one_possible_repair_is_repaired(dataset, kind):
     folder, content = dataset
-    change, expected = MENDED[kind]
+    change, expected = REPAIRED[kind]
     content["annotations"][2].update(change)
     after, findings = run_check(folder, content)
     number = change.get("id", 3)
-    assert said(findings) == [("mended", kind.split(":")[0], 2, number)]
+    assert reported(findings) == [("repaired", kind.split(":")[0], 2, number)]
     assert {key: after["annotations"][2][key] for key in expected} == expected
     assert ids(after) == [1, 2, 3, 4, 5, 6]
 
@@ -126,16 +126,16 @@ def test_boxes_may_reach_over_the_edge_by_a_pixel(dataset):
     folder, content = dataset
     content["annotations"][2]["bbox"] = [-0.5, 2, 21, 8.9]
     _, findings = run_check(folder, content)
-    assert said(findings) == []
+    assert reported(findings) == []
 
 
 def test_ids_that_are_used_twice_are_renumbered(dataset):
     folder, content = dataset
     content["annotations"][4]["id"] = 1
     after, findings = run_check(folder, content)
-    assert said(findings) == [
-        ("mended", "duplicate-annotation-id", 1, 1),
-        ("mended", "duplicate-annotation-id", 3, 1),
+    assert reported(findings) == [
+        ("repaired", "duplicate-annotation-id", 1, 1),
+        ("repaired", "duplicate-annotation-id", 3, 1),
     ]
     assert ids(after) == [1, 2, 3, 4, 5, 6]
 
@@ -147,19 +147,19 @@ def test_what_pycocotools_misses_is_filled_in(dataset):
         del a["area"], a["iscrowd"]
     after, findings = run_check(folder, content)
     kinds = ["no-info", "no-licenses", "no-area"]
-    assert said(findings) == [("mended", kind, None, None) for kind in kinds]
+    assert reported(findings) == [("repaired", kind, None, None) for kind in kinds]
     assert after["info"] == {} and after["licenses"] == []
     assert [(a["area"], a["iscrowd"]) for a in after["annotations"]] == [(24, 0)] * 6
 
 
-def test_boxes_alone_need_no_masks(dataset):
-    """`MODEL.MASK_ON False`: segmentations are not looked at, and the area is the box's."""
+def test_training_on_boxes_needs_no_masks(dataset):
+    """`MODEL.MASK_ON False`: segmentations are not checked, and the area is that of the box."""
     folder, content = dataset
     for a in content["annotations"]:
         a.update(segmentation=[["no polygon"]], bbox=[2, 2, 5, 4])
         del a["area"]
     after, findings = run_check(folder, content, masks=False)
-    assert [k for _, k, *_ in said(findings)] == ["no-area"]
+    assert [k for _, k, *_ in reported(findings)] == ["no-area"]
     assert [a["area"] for a in after["annotations"]] == [20] * 6
 
 
@@ -173,14 +173,14 @@ def truncate_header(path, image):
 
 
 def another_size(path, image):
-    save_picture(path, 10, 20)
+    save_image(path, 10, 20)
 
 
 def sideways(path, image):
     """Stored 20 x 10, shown 10 x 20."""
     exif = Image.Exif()
     exif[0x0112] = 6
-    save_picture(path, 20, 10, exif=exif)
+    save_image(path, 20, 10, exif=exif)
 
 
 IMAGES = {
@@ -192,14 +192,14 @@ IMAGES = {
 
 
 @pytest.mark.parametrize("kind", IMAGES)
-def test_an_unusable_image_is_an_error_or_left_out_with_its_annotations(dataset, kind):
+def test_an_unusable_image_is_an_error_or_dropped_with_its_annotations(dataset, kind):
     folder, content = dataset
     IMAGES[kind](folder / "2.png", content["images"][1])
     _, findings = run_check(folder, json.loads(json.dumps(content)))
-    assert said(findings) == [("error", kind, 2, None)]
+    assert reported(findings) == [("error", kind, 2, None)]
     assert findings.problems[0].file == str(folder / "2.png")
     after, findings = run_check(folder, content, drop_bad=True)
-    assert said(findings) == [("dropped", kind, 2, None)]
+    assert reported(findings) == [("dropped", kind, 2, None)]
     assert ids(after) == [1, 2, 5, 6] and [i["id"] for i in after["images"]] == [1, 3]
 
 
@@ -207,16 +207,16 @@ def test_two_images_with_one_id(dataset):
     folder, content = dataset
     content["images"][1]["id"] = 3
     _, findings = run_check(folder, content)
-    assert ("error", "duplicate-image-id", 3, None) in said(findings)
+    assert ("error", "duplicate-image-id", 3, None) in reported(findings)
     assert "2.png, 3.png" in findings.problems[0].fault
-    assert ("error", "unknown-image", 2, 3) in said(findings)  # image 2 is no longer there
+    assert ("error", "unknown-image", 2, 3) in reported(findings)  # image 2 is no longer there
 
 
 def test_one_file_for_two_images(dataset):
     folder, content = dataset
     content["images"][1]["file_name"] = "3.png"
     _, findings = run_check(folder, content)
-    assert said(findings) == [("warning", "file-twice", 3, None)]
+    assert reported(findings) == [("warning", "file-twice", 3, None)]
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png"])
@@ -225,34 +225,34 @@ def test_sizes_are_those_that_detectron2_reads(tmp_path, suffix):
         exif = Image.Exif()
         exif[0x0112] = orientation
         path = tmp_path / f"{orientation}.{suffix}"
-        save_picture(path, 20, 10, exif=exif)
+        save_image(path, 20, 10, exif=exif)
         height, width, _ = utils.read_image(str(path), format="BGR").shape
         assert displayed_size(read_header(path)) == (width, height)
 
 
 def test_exif_that_the_json_agrees_with_is_no_fault(dataset):
-    """detectron2 turns the picture; so did the tool that says 10 x 20 of a file stored 20 x 10."""
+    """detectron2 rotates the image, and so did the tool that wrote 10 x 20 for a 20 x 10 file."""
     folder, content = dataset
     sideways(folder / "2.png", None)
     content["images"][1].update(width=10, height=20)
     _, findings = run_check(folder, content)
-    assert said(findings) == []
+    assert reported(findings) == []
 
 
 def test_exif_that_no_size_tells_of_is_a_warning(dataset):
     folder, content = dataset
     exif = Image.Exif()
     exif[0x0112] = 3  # upside down
-    save_picture(folder / "2.png", exif=exif)
+    save_image(folder / "2.png", exif=exif)
     _, findings = run_check(folder, content)
-    assert said(findings) == [("warning", "exif-rotation", 2, None)]
+    assert reported(findings) == [("warning", "exif-rotation", 2, None)]
 
 
 def test_sizes_that_the_json_lacks_are_read_from_the_file(dataset):
     folder, content = dataset
     del content["images"][1]["width"]
     after, findings = run_check(folder, content)
-    assert said(findings) == [("mended", "no-image-size", 2, None)]
+    assert reported(findings) == [("repaired", "no-image-size", 2, None)]
     assert (after["images"][1]["width"], after["images"][1]["height"]) == (20, 10)
 
 
@@ -261,9 +261,9 @@ def test_only_full_notices_a_file_that_ends_early(tmp_path):
     write_dataset(tmp_path, content, size=(64, 64))
     (tmp_path / "2.png").write_bytes((tmp_path / "2.png").read_bytes()[:3000])
     _, findings = run_check(tmp_path, content)
-    assert said(findings) == []
+    assert reported(findings) == []
     _, findings = run_check(tmp_path, content, full=True)
-    assert said(findings) == [("error", "unreadable-image", 2, None)]
+    assert reported(findings) == [("error", "unreadable-image", 2, None)]
 
 
 def test_headers_are_sampled_until_one_is_wrong(tmp_path, monkeypatch):
@@ -271,12 +271,12 @@ def test_headers_are_sampled_until_one_is_wrong(tmp_path, monkeypatch):
     monkeypatch.setattr("mrcnn_plugin.data.images.SAMPLE", 4)
     content = coco_content(20)
     write_dataset(tmp_path, content)
-    save_picture(tmp_path / "2.png", 10, 20)  # is not looked at: 1, 6, 11, 16 are
+    save_image(tmp_path / "2.png", 10, 20)  # is not read: 1, 6, 11, 16 are
     _, findings = run_check(tmp_path, json.loads(json.dumps(content)))
-    assert said(findings) == []
-    save_picture(tmp_path / "6.png", 10, 20)
+    assert reported(findings) == []
+    save_image(tmp_path / "6.png", 10, 20)
     _, findings = run_check(tmp_path, content)
-    wrong = [(kind, image_id) for _, kind, image_id, _ in said(findings)]
+    wrong = [(kind, image_id) for _, kind, image_id, _ in reported(findings)]
     assert sorted(wrong) == [("size-mismatch", 2), ("size-mismatch", 6)]
 
 
@@ -287,7 +287,7 @@ def test_everything_is_reported_at_once(dataset):
     content["annotations"][3]["category_id"] = 9
     content["annotations"][5]["segmentation"] = [[0, 0, 1, 1]]
     _, findings = run_check(folder, content)
-    assert {(k, i, a) for _, k, i, a in said(findings)} == {
+    assert {(k, i, a) for _, k, i, a in reported(findings)} == {
         ("missing-image", 1, None),
         ("box-outside", 2, 3),
         ("unknown-category", 2, 4),
@@ -297,20 +297,20 @@ def test_everything_is_reported_at_once(dataset):
     assert f"{folder / 'data.json'}, image 2, annotation 3: box [50, 50, 2, 2]" in text
 
 
-def test_data_that_others_load_are_not_changed(dataset):
-    """detectron2's own names: what detectron2 survives is a warning, what it does not an error."""
+def test_data_that_others_load(dataset):
+    """detectron2's own names: what detectron2 accepts is a warning, what it does not an error."""
     folder, content = dataset
     content["annotations"][2]["bbox"] = [2, 2, 0, 4]
     content["annotations"][3]["category_id"] = 9
+    del content["images"][0]["height"]
     (folder / "3.png").unlink()
-    before = json.dumps(content)
-    after, findings = run_check(folder, content, mend=False)
-    assert sorted(said(findings), key=str) == [
+    _, findings = run_check(folder, content, as_is=True)
+    assert sorted(reported(findings), key=str) == [
         ("error", "missing-image", 3, None),
+        ("error", "no-image-size", 1, None),
         ("error", "unknown-category", 2, 4),
         ("warning", "empty-box", 2, 3),
     ]
-    assert json.dumps(after) == before
 
 
 def test_a_json_that_is_something_else(tmp_path):
@@ -339,7 +339,7 @@ def test_categories_that_are_there_twice_or_unused(dataset):
     folder, content = dataset
     content["categories"] += [{"id": 2, "name": "star"}, {"id": 5, "name": "disc"}]
     _, findings = run_check(folder, content)
-    assert said(findings)[:3] == [
+    assert reported(findings)[:3] == [
         ("error", "duplicate-category", None, None),  # the id 2
         ("error", "duplicate-category", None, None),  # the name "disc"
         ("warning", "unused-category", None, None),  # id 5
@@ -354,33 +354,35 @@ def test_categories_are_matched_by_name(dataset):
     after, findings = run_check(folder, content, class_names=names, drop_bad=True)
     assert [c["name"] for c in after["categories"]] == names
     assert [a["category_id"] for a in after["annotations"]] == [2, 2, 2]  # "ring", as it was 1
-    assert said(findings) == [
-        ("mended", "category-order", None, None),
+    assert reported(findings) == [
+        ("repaired", "category-order", None, None),
         ("dropped", "unknown-class", 1, 2),
         ("dropped", "unknown-class", 2, 4),
         ("dropped", "unknown-class", 3, 6),
     ]
 
 
-def test_equal_lists_of_classes_keep_their_ids(dataset):
+def test_ids_of_equal_lists_of_classes_become_contiguous(dataset):
     folder, content = dataset
     content["categories"] = [{"id": 44, "name": "ring"}, {"id": 7, "name": "disc"}]
     for a in content["annotations"]:
         a["category_id"] = {1: 7, 2: 44}[a["category_id"]]
     after, findings = run_check(folder, content, class_names=["disc", "ring"])
-    assert said(findings) == [] and {c["id"] for c in after["categories"]} == {7, 44}
+    assert reported(findings) == []
+    assert after["categories"] == [{"id": 1, "name": "disc"}, {"id": 2, "name": "ring"}]
+    assert [a["category_id"] for a in after["annotations"]] == [1, 2] * 3
 
 
 @pytest.mark.parametrize("num_classes, expected", [(1, ["error"]), (2, []), (80, ["warning"])])
 def test_num_classes(num_classes, expected):
-    findings = Findings("a.json", mend=False)
+    findings = Findings("a.json", as_is=True)
     check_num_classes(coco_content(), findings, num_classes)
     assert [p.severity.value for p in findings.problems] == expected
     if num_classes == 1:
         assert "set MODEL.ROI_HEADS.NUM_CLASSES 2" in str(findings.problems[0])
 
 
-def test_the_same_picture_in_training_and_validation(tmp_path):
+def test_the_same_image_in_training_and_validation(tmp_path):
     """By content: another name and another json, and two files of the same length differ."""
     train, val = coco_content(3), coco_content(2)
     write_dataset(tmp_path / "train", train)
@@ -395,7 +397,7 @@ def test_the_same_picture_in_training_and_validation(tmp_path):
     findings = Findings("train.json")
     roots = str(tmp_path / "train"), str(tmp_path / "val")
     assert check_overlap(train, roots[0], val, roots[1], findings) == {1}
-    assert said(findings) == [("error", "train-val-overlap", 1, None)]
+    assert reported(findings) == [("error", "train-val-overlap", 1, None)]
     assert "validation image 11" in findings.problems[0].fault
 
 
@@ -415,8 +417,8 @@ def test_the_voc_photographs_are_numbered_from_0(photographs):
     content = read_coco_json(str(folder / "annotations.json"))
     findings = Findings("annotations.json")
     after = check_content(content, findings, str(folder), full=True)
-    mended = [p for p in findings.problems if p.severity is Severity.MENDED]
-    assert [(p.kind, p.annotation_id) for p in mended] == [("annotation-id-0", 0)]
+    repaired = [p for p in findings.problems if p.severity is Severity.REPAIRED]
+    assert [(p.kind, p.annotation_id) for p in repaired] == [("annotation-id-0", 0)]
     assert ids(after) == list(range(1, 13))
     assert not [p for p in findings.problems if p.severity is Severity.ERROR]
 
@@ -449,14 +451,14 @@ def test_degenerate_polygons():
 
 def test_long_reports_are_shortened_by_kind():
     problems = [Problem(Severity.ERROR, "a", f"fault {i}", "x.json", i) for i in range(5)]
-    problems.append(Problem(Severity.MENDED, "b", "small", "x.json"))
+    problems.append(Problem(Severity.REPAIRED, "b", "small", "x.json"))
     lines = format_problems(problems, limit=2).splitlines()
     assert lines == [
         "error: a (5)",
         "    x.json, image 0: fault 0",
         "    x.json, image 1: fault 1",
         "    ... and 3 more of this kind",
-        "mended: b (1)",
+        "repaired: b (1)",
         "    x.json: small",
     ]
 
@@ -470,5 +472,5 @@ def test_compressed_rle_of_a_mask_is_accepted(dataset):
     content["annotations"][2].update(segmentation=rle)
     del content["annotations"][2]["area"]
     after, findings = run_check(folder, content)
-    assert [k for _, k, *_ in said(findings)] == ["no-area"]
+    assert [k for _, k, *_ in reported(findings)] == ["no-area"]
     assert after["annotations"][2]["area"] == 24

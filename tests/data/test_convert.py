@@ -7,15 +7,15 @@ import math
 
 import numpy as np
 import pytest
-from coco_files import save_picture
+from coco_files import save_image
 from PIL import Image
 from pycocotools import mask as mask_utils
 
 from mrcnn_plugin.data.check import check_content
 from mrcnn_plugin.data.coco_file import DataError
 from mrcnn_plugin.data.convert import from_instance_masks, from_labelme, from_via, from_voc
+from mrcnn_plugin.data.findings import Findings, Severity
 from mrcnn_plugin.data.masks import to_rle
-from mrcnn_plugin.data.problems import Findings, Severity
 
 HEIGHT, WIDTH = 30, 40
 
@@ -72,7 +72,7 @@ def write_labelme(folder, name, shapes, image_path=None):
     content["imagePath"] = image_path or f"{name}.png"
     folder.mkdir(parents=True, exist_ok=True)
     (folder / f"{name}.json").write_text(json.dumps(content))
-    save_picture(folder / f"{name}.png", WIDTH, HEIGHT)
+    save_image(folder / f"{name}.png", WIDTH, HEIGHT)
 
 
 def corners(x1, y1, x2, y2):
@@ -97,7 +97,7 @@ def test_labelme(tmp_path):
         shape("dog", [[5, 20], [7, 21]], "mask", mask=png),
     ]
     write_labelme(tmp_path, "a", shapes)
-    write_labelme(tmp_path / "sub", "b", [], r"..\sub\b.png")  # a picture of nothing, from Windows
+    write_labelme(tmp_path / "sub", "b", [], r"..\sub\b.png")  # a image of nothing, from Windows
     (tmp_path / "other.json").write_text("{}")
     content = from_labelme(tmp_path, tmp_path)
     assert [i["file_name"] for i in content["images"]] == ["a.png", "sub/b.png"]
@@ -127,12 +127,14 @@ def test_labelme_classes_are_those_of_its_labels_txt(tmp_path):
     content = from_labelme(tmp_path, tmp_path, labels)
     assert [(c["id"], c["name"]) for c in content["categories"]] == [(1, "dog"), (2, "cat")]
     assert content["annotations"][0]["category_id"] == 2
-    with pytest.raises(DataError, match=r"objects of the classes cat, which .* lacks: dog$"):
+    with pytest.raises(
+        DataError, match=r"objects of the classes cat, which are not in the list of classes: dog$"
+    ):
         from_labelme(tmp_path, tmp_path, ["dog"])
 
 
 def test_labelme_photographs_give_what_labelme_itself_gives(photographs):
-    """labelme's own converter wrote the COCO json beside the files; masks agree to the outline."""
+    """labelme's own converter wrote the expected COCO json; masks agree up to their outline."""
     root = photographs / "labelme_voc3"
     labels = (root / "labels.txt").read_text().split("\n")[:-1]
     ours = from_labelme(root / "data_annotated", root / "data_annotated", labels)
@@ -191,7 +193,7 @@ def via_files(tmp_path, attribute="kind"):
         via_region({attribute: "cell"}, "point", cx=1, cy=1),
     ]
     for name in ("a.png", "b.png"):
-        save_picture(tmp_path / name, WIDTH, HEIGHT)
+        save_image(tmp_path / name, WIDTH, HEIGHT)
     return {
         "b.png99": {"filename": "b.png", "size": 99, "regions": []},
         "a.png99": {"filename": "a.png", "size": 99, "regions": regions},
@@ -221,7 +223,7 @@ def test_via(tmp_path, form):
 
 def test_via_ellipses_turn_from_right_to_down(tmp_path):
     """By an eighth, as a canvas does: the long axis runs from above left to below right."""
-    save_picture(tmp_path / "a.png", WIDTH, HEIGHT)
+    save_image(tmp_path / "a.png", WIDTH, HEIGHT)
     ellipse = {"cx": 20, "cy": 15, "rx": 10, "ry": 3, "theta": math.pi / 4}
     files = {
         "a": {"filename": "a.png", "regions": [via_region({"kind": "x"}, "ellipse", **ellipse)]}
@@ -233,7 +235,7 @@ def test_via_ellipses_turn_from_right_to_down(tmp_path):
 
 def test_via_attributes(tmp_path):
     """Checkboxes; none at all; two, of which one has to be chosen; a region without its class."""
-    save_picture(tmp_path / "a.png", WIDTH, HEIGHT)
+    save_image(tmp_path / "a.png", WIDTH, HEIGHT)
     path = tmp_path / "via.json"
 
     def convert(*attributes, **options):
@@ -245,7 +247,9 @@ def test_via_attributes(tmp_path):
     assert convert({"kind": {"cell": True, "dead": False}}) == ["cell"]
     assert convert({}, {}) == ["object", "object"]
     two = {"kind": "cell", "quality": "good"}
-    with pytest.raises(DataError, match=r"attributes kind, quality; say with --attribute"):
+    with pytest.raises(
+        DataError, match=r"attributes kind, quality\. Select the one .* --attribute"
+    ):
         convert(two)
     assert convert(two, attribute="kind") == ["cell"]
     with pytest.raises(DataError, match=r"region 1 of a\.png has no 'kind'"):
@@ -260,11 +264,11 @@ def test_a_json_that_is_not_vias(tmp_path):
 
 def save_ids(path, ids, mode=None):
     path.parent.mkdir(parents=True, exist_ok=True)
-    picture = Image.fromarray(ids)
+    image = Image.fromarray(ids)
     if mode == "P":
-        picture = picture.convert("L")
-        picture.putpalette([i % 256 for i in range(768)])
-    picture.save(path)
+        image = image.convert("L")
+        image.putpalette([i % 256 for i in range(768)])
+    image.save(path)
 
 
 @pytest.mark.parametrize("kind", ["gray", "16 bit", "palette"])
@@ -276,7 +280,7 @@ def test_instance_masks(tmp_path, kind):
     ids[block(22, 11, 24, 12)] = 1
     save_ids(tmp_path / "masks/a.png", ids, "P" if kind == "palette" else None)
     for name in ("a.jpg", "empty.jpg"):
-        save_picture(tmp_path / "images" / name, WIDTH, HEIGHT)
+        save_image(tmp_path / "images" / name, WIDTH, HEIGHT)
     content = from_instance_masks(tmp_path / "masks", tmp_path / "images")
     assert [i["file_name"] for i in content["images"]] == ["a.jpg", "empty.jpg"]
     rest = (block(10, 10, 14, 12) | block(20, 10, 24, 12)) & ~block(22, 11, 24, 12)
@@ -295,7 +299,7 @@ def test_instance_masks_of_several_classes(tmp_path):
     """Objects of different classes may lie on one another: a nucleus in its cell."""
     for name, box in (("nucleus", (12, 12, 15, 15)), ("cell", (10, 10, 20, 20))):
         save_ids(tmp_path / f"masks/{name}/a.png", block(*box).astype(np.uint8))
-    save_picture(tmp_path / "images/a.png", WIDTH, HEIGHT)
+    save_image(tmp_path / "images/a.png", WIDTH, HEIGHT)
     content = from_instance_masks(tmp_path / "masks", tmp_path / "images")
     cell, nucleus = block(10, 10, 20, 20), block(12, 12, 15, 15)
     assert_objects(content, [("a.png", "cell", cell), ("a.png", "nucleus", nucleus)])
@@ -305,17 +309,15 @@ def test_instance_masks_of_several_classes(tmp_path):
 def test_masks_that_fit_no_image(tmp_path):
     ids = block(2, 2, 8, 6).astype(np.uint8)
     save_ids(tmp_path / "masks/a.png", ids)
-    save_picture(tmp_path / "images/b.png", WIDTH, HEIGHT)
+    save_image(tmp_path / "images/b.png", WIDTH, HEIGHT)
     convert = lambda: from_instance_masks(tmp_path / "masks", tmp_path / "images")  # noqa: E731
     with pytest.raises(DataError, match=r"masks/a\.png: no file of this name in .*images"):
         convert()
-    save_picture(tmp_path / "images/a.png", HEIGHT, WIDTH)
-    with pytest.raises(
-        DataError, match=r"a\.png is of \(height, width\) \(30, 40\), .* \(40, 30\)"
-    ):
+    save_image(tmp_path / "images/a.png", HEIGHT, WIDTH)
+    with pytest.raises(DataError, match=r"a\.png has \(height, width\) \(30, 40\), .* \(40, 30\)"):
         convert()
-    save_picture(tmp_path / "masks/a.png", HEIGHT, WIDTH)
-    with pytest.raises(DataError, match=r"a\.png is a colour picture \(RGB\): expected one id"):
+    save_image(tmp_path / "masks/a.png", HEIGHT, WIDTH)
+    with pytest.raises(DataError, match=r"a\.png is a colour image \(RGB\)\. Expected one id"):
         convert()
 
 
@@ -335,7 +337,7 @@ def test_voc(tmp_path):
     save_ids(tmp_path / "SegmentationObject/a.png", objects, "P")
     save_ids(tmp_path / "SegmentationClass/a.png", classes, "P")
     for name in ("a", "not annotated"):
-        save_picture(tmp_path / f"JPEGImages/{name}.jpg", WIDTH, HEIGHT)
+        save_image(tmp_path / f"JPEGImages/{name}.jpg", WIDTH, HEIGHT)
     content = from_voc(tmp_path, tmp_path / "JPEGImages")
     assert len(content["categories"]) == 20 and len(content["images"]) == 1
     assert_objects(
@@ -352,7 +354,7 @@ def test_voc(tmp_path):
 def test_voc_errors(tmp_path):
     save_ids(tmp_path / "SegmentationObject/a.png", block(2, 2, 8, 6).astype(np.uint8))
     save_ids(tmp_path / "SegmentationClass/a.png", 2 * block(2, 2, 8, 6).astype(np.uint8))
-    save_picture(tmp_path / "a.png", WIDTH, HEIGHT)
+    save_image(tmp_path / "a.png", WIDTH, HEIGHT)
     names = ["__ignore__", "_background_", "cat"]
     with pytest.raises(DataError, match=r"instance 1 has the class ids \[2\]; expected one from 1"):
         from_voc(tmp_path, tmp_path, names)

@@ -14,7 +14,7 @@ def draw(folder, num_images=12, seed=7):
     return COCO(str(folder / "shapes.json"))
 
 
-def test_same_seed_same_pictures(tmp_path):
+def test_same_seed_same_images(tmp_path):
     for name, seed in (("a", 7), ("b", 7), ("c", 8)):
         draw(tmp_path / name, seed=seed)
     read = {n: (tmp_path / n / "00003.png").read_bytes() for n in "abc"}
@@ -49,9 +49,9 @@ def test_shapes_hide_one_another(tmp_path):
 def test_a_shape_differs_from_the_background(tmp_path):
     coco = draw(tmp_path)
     annotations = coco.loadAnns(coco.getAnnIds(1))
-    picture = cv2.imread(str(tmp_path / "00001.png")).astype(float)
+    image = cv2.imread(str(tmp_path / "00001.png")).astype(float)
     mask = coco.annToMask(annotations[-1]).astype(bool)
-    inside, outside = picture[mask].mean(0), picture[~mask].mean(0)
+    inside, outside = image[mask].mean(0), image[~mask].mean(0)
     assert np.abs(inside - outside).max() > 30
 
 

@@ -1,15 +1,15 @@
-"""Counts of data sets by hand, and in words; the same of a COCO json and of detectron2's dicts."""
+"""Statistics of datasets, counted by hand, as text, and saved."""
 
-import numpy as np
-import pycocotools.mask as mask_utils
 import pytest
 from coco_files import annotation, coco_content
-from detectron2.data import MetadataCatalog
-from detectron2.structures import BoxMode
 
-from mrcnn_plugin.data.coco_file import to_detectron2
-from mrcnn_plugin.data.describe import format_statistics
-from mrcnn_plugin.data.statistics import coco_statistics, detectron2_statistics, largest_iou
+from mrcnn_plugin.data.statistics import (
+    coco_statistics,
+    largest_iou,
+    read_statistics,
+    save_statistics,
+)
+from mrcnn_plugin.data.statistics_output import format_statistics
 
 
 def counted():
@@ -32,7 +32,7 @@ def test_counts_by_hand():
     # 100 < 32 * 32 = 1024 <= 96 * 96 = 9216 < 9800
     assert stats.sizes == {"small": 1, "medium": 1, "large": 1}
     assert stats.per_image.tolist() == [2, 1, 0]
-    # Two boxes of 100 share 50: IoU 50 / 150. The ring is alone.
+    # Two boxes of 100 share 50: IoU 50 / 150. The ring has no other box.
     assert stats.crowding == pytest.approx([1 / 3, 1 / 3, 0])
     text = format_statistics(stats)
     assert "disc           2       1" in text and "crowding: 0.0% of the boxes" in text
@@ -52,43 +52,23 @@ def test_stats_of_nothing():
     assert "2 images (2 without an instance), 0 instances" in format_statistics(stats)
 
 
-def test_detectron2_dicts_by_hand():
-    """Areas of masks, of boxes where there is none; a crowd; an image without any."""
-
-    def box(side, category, **more):
-        corners = [5, 5, 5 + side, 5 + side]
-        mode = BoxMode.XYXY_ABS
-        return {"bbox": corners, "bbox_mode": mode, "category_id": category, **more}
-
-    triangle = [5, 5, 45, 5, 5, 45]  # 40 * 40 / 2 = 800 is small, its box of 1600 is medium
-    square = np.zeros((200, 200), np.uint8, order="F")
-    square[5:105, 5:105] = 1
-    annotations = [
-        box(40, 0, segmentation=[triangle]),
-        box(50, 1),
-        box(100, 1, segmentation=mask_utils.encode(square)),
-        box(150, 1, iscrowd=1),
-    ]
-    dicts = [{"height": 200, "width": 200, "annotations": annotations}, {"annotations": []}]
-    stats = detectron2_statistics(dicts, ["a", "b", "c"])
-    assert stats.areas.tolist() == [800, 2500, 10000] and stats.num_crowds == 1
-    assert stats.boxes == [[[5, 5, s, s] for s in (40, 50, 100)], []]
-    assert stats.summary() == {
-        "images": 2,
+def test_summary_by_hand():
+    assert counted().summary() == {
+        "images": 3,
         "empty_images": 1,
         "instances": 3,
-        "classes": {"a": 1, "b": 2, "c": 0},
+        "classes": {"disc": 2, "ring": 1},
         "sizes": {"small": 1, "medium": 1, "large": 1},
-        "per_image": {0: 1, 3: 1},
+        "per_image": {0: 1, 1: 1, 2: 1},
     }
-    assert detectron2_statistics(dicts, []).summary()["instances"] == 3
 
 
-def test_both_formats_count_the_same():
-    content = coco_content(3)
-    content["annotations"][1]["iscrowd"] = 1
-    dicts = to_detectron2(content, "", "counted")
-    MetadataCatalog.remove("counted")
-    of_json, of_dicts = coco_statistics(content), detectron2_statistics(dicts, ["disc", "ring"])
-    assert of_json.summary() == of_dicts.summary() and of_json.boxes == of_dicts.boxes
-    assert of_json.areas.tolist() == of_dicts.areas.tolist() == [24] * 5
+def test_saved_statistics_are_read_again(tmp_path):
+    assert read_statistics(tmp_path, "a") is None
+    saved = counted()
+    save_statistics(saved, tmp_path, "a")
+    found = read_statistics(tmp_path, "a")
+    assert found.summary() == saved.summary()
+    assert found.areas.tolist() == saved.areas.tolist()
+    assert found.crowding == pytest.approx(saved.crowding, abs=1e-3)
+    assert format_statistics(found) == format_statistics(saved)

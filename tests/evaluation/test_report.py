@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from builders import run_python, train
 
+from mrcnn_plugin.engine import check_data
 from mrcnn_plugin.evaluation import build_comparison, build_report, rebuild_analysis
 from mrcnn_plugin.evaluation.report.build import render
 from mrcnn_plugin.evaluation.report.comparison import config_differences, short_names
@@ -24,7 +25,9 @@ RUN = (
 @pytest.fixture
 def run(shapes_cfg):
     """The config of a run of six iterations that was evaluated three times."""
-    train(cfg := shapes_cfg(*RUN))
+    cfg = shapes_cfg(*RUN)
+    check_data(cfg, training=True)  # saves the statistics of the data
+    train(cfg)
     return cfg
 
 
@@ -111,8 +114,13 @@ def test_the_tool_compares_runs_that_have_been_moved(run, tmp_path):
     differing = page.split("what differs")[1]
     assert "SOLVER.MAX_ITER" in differing and "SOLVER.BASE_LR" not in differing
 
+    done = run_python("-m", "mrcnn_plugin", "report", run.OUTPUT_DIR, other)
+    assert done.stdout.splitlines()[-1] == str(Path(run.OUTPUT_DIR, "comparison.html"))
+
     done = run_python("-m", "mrcnn_plugin", "report", tmp_path)
-    assert done.returncode == 1 and "has no config.yaml: give the OUTPUT_DIR" in done.stderr
+    assert done.returncode == 1 and done.stderr.splitlines()[-1] == (
+        f"mrcnn report: {tmp_path} has no config.yaml. Pass the OUTPUT_DIR of a run."
+    )
 
 
 def test_names_are_as_short_as_they_may_be():
@@ -138,6 +146,17 @@ def test_what_users_name_is_escaped():
 
 def lines(*content):
     return "\n".join(json.dumps({"iteration": i, **values}) for i, values in content)
+
+
+def test_lines_that_were_cut_off_are_skipped_and_counted(tmp_path, caplog):
+    whole = lines((19, {"total_loss": 3.0}), (39, {"total_loss": 2.0}))
+    torn = whole[:-12] + '{"iteration": 59, "total_loss": 1.0}'  # glued to the next line
+    (tmp_path / "metrics.json").write_text(f"{torn}\nnull\n{lines((79, {'total_loss': 0.5}))}\n")
+    assert read_metrics(tmp_path / "metrics.json") == {
+        19: {"total_loss": 3.0},
+        79: {"total_loss": 0.5},
+    }
+    assert "metrics.json: 2 lines are no JSON objects" in caplog.text
 
 
 def test_metrics_of_a_resumed_run_replace_what_came_after(tmp_path):

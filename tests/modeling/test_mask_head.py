@@ -146,6 +146,6 @@ def test_trace_accepts_any_number_of_rois(mask_loss):
         ({"mask_loss": "softmax", "num_classes": 1}, "at least two"),
     ],
 )
-def test_wrong_losses_are_refused(kwargs, message):
+def test_wrong_losses_are_rejected(kwargs, message):
     with pytest.raises(ValueError, match=message):
         head(**kwargs)

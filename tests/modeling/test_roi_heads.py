@@ -17,7 +17,7 @@ from mrcnn_plugin.modeling.roi_heads import _ClassCheck
 
 
 def r50_heads(*opts):
-    """The head of R50-C4 alone (on 1024-channel features of stride 16)."""
+    """Only the head of R50-C4, on 1024-channel features of stride 16."""
     cfg = load_cfg("mask_rcnn_R50_C4.yaml", *opts)
     return build_roi_heads(cfg, {"res4": ShapeSpec(channels=1024, stride=16)})
 
@@ -127,12 +127,19 @@ def test_class_beyond_num_classes_is_an_error_not_background(wrong_class):
         (("MODEL.MRCNN.RES5_STRIDE", 3), "RES5_STRIDE is 3"),
         (("MODEL.ROI_BOX_HEAD.POOLER_TYPE", "ROIPool"), "POOLER_TYPE is 'ROIPool'"),
         (("MODEL.KEYPOINT_ON", True), "no keypoint branch"),
+        (("MODEL.ROI_HEADS.IN_FEATURES", ["res3", "res4"]), "reads one feature map"),
     ],
 )
 def test_config_that_cannot_be_built_is_an_error_with_the_fix(opts, message):
     with pytest.raises(ValueError, match=message.replace("(", r"\(")) as error:
         r50_heads(*opts)
     assert isinstance(error.value, RunError) and "\n" not in str(error.value)
+
+
+def test_a_backbone_whose_channels_no_res4_has_is_an_error():
+    cfg = load_cfg("mask_rcnn_R50_C4.yaml")
+    with pytest.raises(RunError, match="has 30 channels; expected a multiple of 4"):
+        build_roi_heads(cfg, {"res4": ShapeSpec(channels=30, stride=16)})
 
 
 class CountingReads(TorchDispatchMode):

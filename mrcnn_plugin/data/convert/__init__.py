@@ -1,6 +1,6 @@
-"""Annotations of other tools as COCO json: one function a format, each returns the json's content.
+"""Converts annotations of other tools: one function per format that returns a COCO json.
 
-`file_name` of every image is relative to the directory that is then the data set's `images`.
+The `file_name` of every image is relative to the image directory of the dataset.
 """
 
 from .labelme import from_labelme

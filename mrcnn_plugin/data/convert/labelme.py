@@ -1,4 +1,4 @@
-"""labelme: a json beside each image, shapes with a label and, for objects in parts, a group id."""
+"""Converts labelme: one json per image, shapes with a label and an optional group id."""
 
 import base64
 import io
@@ -26,25 +26,25 @@ def from_labelme(
     """Convert a folder of labelme json files, and its subfolders.
 
     Shapes with the same label and group id are one object. Polygons, rectangles, circles and
-    labelme's AI masks are taken; points and lines enclose nothing and are passed over. As in
-    labelme's own converter, regions of `__ignore__` and `_background_` are no objects.
+    labelme's AI masks are converted. Points and lines enclose nothing and are skipped. As in
+    labelme's own converter, regions of `__ignore__` and `_background_` are not objects.
 
     Args:
         folder: where the json files are.
         images: directory that `file_name`s are relative to, normally `folder`.
-        class_names: the categories, in order (`labels.txt`); None: those that occur, sorted.
+        class_names: the categories in order (`labels.txt`). None means those that occur, sorted.
 
     Returns:
         the content of a COCO json.
 
     Raises:
-        DataError: no labelme json is there, one is damaged, or its image is missing.
+        DataError: there is no labelme json, one is damaged, or its image is missing.
     """
     folder, images = Path(folder), Path(images)
     if class_names is not None:
         class_names = [name for name in class_names if name not in NOT_OBJECTS]
     writer = CocoWriter(class_names, f"labelme files of {folder.name}")
-    files = [(path, _read(path)) for path in sorted(folder.rglob("*.json"))]
+    files = [(path, read_labelme(path)) for path in sorted(folder.rglob("*.json"))]
     files = [(path, content) for path, content in files if content is not None]
     if not files:
         raise DataError(f"there is no labelme json (with 'shapes' and 'imagePath') in {folder}")
@@ -53,8 +53,8 @@ def from_labelme(
     return writer.content()
 
 
-def _read(path: Path) -> dict | None:
-    """A labelme json; None for a json of something else."""
+def read_labelme(path: Path) -> dict | None:
+    """Read a labelme json; None for another kind of json."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -72,7 +72,7 @@ def _add_file(writer: CocoWriter, path: Path, content: dict, images: Path) -> No
         if shape["label"] in NOT_OBJECTS or shape.get("shape_type") in _UNUSED:
             continue
         group = shape.get("group_id")
-        key = (shape["label"], "alone", index) if group is None else (shape["label"], group)
+        key = (shape["label"], "ungrouped", index) if group is None else (shape["label"], group)
         objects.setdefault(key, []).append(shape)
     for (label, *_), shapes in objects.items():
         if any(shape.get("shape_type") == "mask" for shape in shapes):
@@ -92,7 +92,7 @@ def _to_polygon(shape: dict, path: Path) -> list[float]:
     if kind in ("polygon", "oriented_rectangle"):
         return flatten(points)
     raise DataError(
-        f"{path}: a shape has the type '{kind}'; expected polygon, rectangle, circle or mask"
+        f"{path}: a shape has the type '{kind}'. Expected polygon, rectangle, circle or mask"
     )
 
 
@@ -103,8 +103,8 @@ def _to_mask(shapes: list[dict], image: dict, path: Path) -> np.ndarray:
     for shape in shapes:
         if shape.get("shape_type") == "mask":
             (x, y), *_ = np.rint(shape["points"]).astype(int).tolist()
-            picture = Image.open(io.BytesIO(base64.b64decode(shape["mask"])))
-            part = np.asarray(picture).astype(bool)[: height - y, : width - x]
+            opened = Image.open(io.BytesIO(base64.b64decode(shape["mask"])))
+            part = np.asarray(opened).astype(bool)[: height - y, : width - x]
             union[y : y + part.shape[0], x : x + part.shape[1]] |= part
         else:
             polygon = to_rle([_to_polygon(shape, path)], height, width)

@@ -1,4 +1,4 @@
-"""Masks as PNG: one id an instance, alone or with a class PNG beside it as in PASCAL VOC."""
+"""Converts masks as PNG: one id per instance, with or without a class PNG as in PASCAL VOC."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -7,9 +7,10 @@ import numpy as np
 from PIL import Image
 
 from ..coco_file import DataError
+from ..text import abbreviate
 from .writer import CocoWriter, find_images
 
-_BORDER = 255  # VOC: pixels between objects, and difficult ones, that belong to nothing
+_BORDER = 255  # VOC: pixels that belong to no object and not to the background
 
 # PASCAL VOC 2012, in the order of its class ids, which start at 1.
 VOC_CLASSES = (
@@ -24,30 +25,31 @@ def from_instance_masks(
 ) -> dict:
     """Convert PNGs whose pixels are instance ids, 0 being background.
 
-    Masks are 8 or 16 bit, gray or with a palette, named like their image; objects of one class lie
-    in `masks`, of several in a subdirectory a class: `masks/cell/001.png`, `masks/nucleus/001.png`.
+    Masks are 8 or 16 bit, gray or with a palette, and named like their image. Objects of one class
+    are in `masks`, those of several in one subdirectory per class: `masks/cell/001.png`,
+    `masks/nucleus/001.png`.
 
     Args:
         masks: directory of the PNGs.
-        images: directory of the images; those without a mask are kept, as background.
-        class_names: the categories, in order; None: the subdirectories, sorted, or "object".
+        images: directory of the images; those without a mask are kept as background.
+        class_names: the categories in order. None means the sorted subdirectories, or "object".
 
     Returns:
         the content of a COCO json, masks as RLE.
 
     Raises:
-        DataError: a mask has no image, another size, or is a colour picture.
+        DataError: a mask has no image, has another size than it, or is a colour image.
     """
     masks, images = Path(masks), Path(images)
     folders = {path.name: path for path in sorted(masks.iterdir()) if path.is_dir()}
     if not folders:
         folders = {class_names[0] if class_names and len(class_names) == 1 else "object": masks}
     by_class = {name: find_images(folder) for name, folder in folders.items()}
-    pictures = find_images(images)
+    image_files = find_images(images)
     for paths in by_class.values():
-        _check_pairs(paths, pictures, images)
+        _check_pairs(paths, image_files, images)
     writer = CocoWriter(class_names, f"instance masks of {masks.name}")
-    for stem, path in pictures.items():
+    for stem, path in image_files.items():
         image = writer.add_image(path.name, path)
         for name, paths in by_class.items():
             if stem in paths:
@@ -61,14 +63,15 @@ def from_voc(
 ) -> dict:
     """Convert `SegmentationObject/*.png` (instance ids) and `SegmentationClass/*.png` (class ids).
 
-    255 in either is VOC's border: it belongs to no object, and is not background. Pixels of it
-    that are not a border but a region (labelme writes `__ignore__` so) are left unlabelled too.
+    255 in either belongs to no object and not to the background: the border of VOC, and regions
+    that labelme calls `__ignore__`.
 
     Args:
         root: directory with both.
         images: directory of the images, for VOC `root/JPEGImages`.
         class_names: classes of the ids 1, 2, ...; a leading `__ignore__` and `_background_`, as in
-            labelme's `labels.txt` and `class_names.txt`, stand for -1 and 0. None: VOC's twenty.
+            labelme's `labels.txt` and `class_names.txt`, stand for -1 and 0.
+            None means the twenty classes of VOC.
 
     Returns:
         the content of a COCO json, masks as RLE.
@@ -79,12 +82,12 @@ def from_voc(
     root, images = Path(root), Path(images)
     names = [n for n in class_names or VOC_CLASSES if n not in ("__ignore__", "_background_")]
     objects, classes = (find_images(root / f"Segmentation{k}") for k in ("Object", "Class"))
-    pictures = find_images(images)
-    _check_pairs(objects, pictures, images)
+    image_files = find_images(images)
+    _check_pairs(objects, image_files, images)
     _check_pairs(objects, classes, root / "SegmentationClass")
     writer = CocoWriter(names, f"VOC masks of {root.name}")
     for stem, path in objects.items():
-        image = writer.add_image(pictures[stem].name, pictures[stem])
+        image = writer.add_image(image_files[stem].name, image_files[stem])
         ids, class_ids = read_ids(path, image), read_ids(classes[stem], image)
         ids[(ids == _BORDER) | (class_ids == _BORDER)] = 0
         for number, mask in _instances(ids):
@@ -94,33 +97,32 @@ def from_voc(
 
 
 def _check_pairs(masks: dict[str, Path], partners: dict[str, Path], folder: Path) -> None:
-    alone = [path for stem, path in masks.items() if stem not in partners]
-    if alone:
-        more = f" and {len(alone) - 3} more" if len(alone) > 3 else ""
-        raise DataError(f"{', '.join(map(str, alone[:3]))}{more}: no file of this name in {folder}")
+    unpaired = [path for stem, path in masks.items() if stem not in partners]
+    if unpaired:
+        raise DataError(f"{abbreviate(unpaired, 3)}: no file of this name in {folder}")
 
 
 def read_ids(path: Path, image: dict) -> np.ndarray:
     """(height, width) int32 ids of a gray or palette PNG.
 
     Raises:
-        DataError: it is a colour picture, or not of the image's size.
+        DataError: it is a colour image, or its size differs from that of the image.
     """
-    with Image.open(path) as picture:
-        ids = np.array(picture)
+    with Image.open(path) as opened:
+        ids = np.array(opened)
     expected = image["height"], image["width"]
     if ids.ndim != 2:
         raise DataError(
-            f"{path} is a colour picture ({picture.mode}): expected one id a pixel, gray (8 or 16 "
+            f"{path} is a colour image ({opened.mode}). Expected one id per pixel, gray (8 or 16 "
             "bit) or with a palette"
         )
     if ids.shape != expected:
-        raise DataError(f"{path} is of (height, width) {ids.shape}, its image of {expected}")
+        raise DataError(f"{path} has (height, width) {ids.shape}, its image {expected}")
     return ids.astype(np.int32)
 
 
 def _instances(ids: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-    """(id, (height, width) bool mask) of each id but 0."""
+    """(id, (height, width) bool mask) of each id except 0."""
     for number in np.unique(ids[ids != 0]).tolist():
         yield number, ids == number
 

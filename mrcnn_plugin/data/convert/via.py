@@ -1,4 +1,4 @@
-"""VGG Image Annotator 2: one json of regions, each a shape with a table of attributes."""
+"""Converts VGG Image Annotator 2: one json of regions, each a shape with attributes."""
 
 import json
 from collections.abc import Sequence
@@ -17,21 +17,21 @@ def from_via(
 ) -> dict:
     """Convert a VIA 2 project, or its exported annotations (json).
 
-    Polygons, rectangles, circles and ellipses are taken; points and polylines enclose nothing and
-    are passed over. Images without regions are kept: pictures of background.
+    Polygons, rectangles, circles and ellipses are converted. Points and polylines enclose nothing
+    and are skipped. Images without regions are kept as background.
 
     Args:
         json_file: the project or export.
         images: directory of the images, which VIA does not record.
-        class_names: the categories, in order; None: those that occur, sorted.
-        attribute: region attribute that names the class; None: the only one there is. A region
-            without any attribute is of the class "object".
+        class_names: the categories in order. None means those that occur, sorted.
+        attribute: region attribute that names the class. None means the only one that occurs. If
+            none occurs, the class is "object".
 
     Returns:
         the content of a COCO json.
 
     Raises:
-        DataError: the file is not VIA's, an image is missing, or the attribute is not clear.
+        DataError: the file is not from VIA, an image is missing, or the attribute is ambiguous.
     """
     json_file, images = Path(json_file), Path(images)
     files = _read(json_file)
@@ -46,8 +46,8 @@ def from_via(
             name = _class_of(region["region_attributes"], attribute)
             if not name:
                 raise DataError(
-                    f"{json_file}: region {number} of {file['filename']} has no '{attribute}': "
-                    "give it one in VIA"
+                    f"{json_file}: region {number} of {file['filename']} has no '{attribute}'. "
+                    "Set it in VIA"
                 )
             writer.add_polygons(image, name, [polygon])
     return writer.content()
@@ -65,13 +65,13 @@ def _read(json_file: Path) -> list[dict]:
         isinstance(f, dict) and {"filename", "regions"} <= set(f) for f in files
     ):
         raise DataError(
-            f"{json_file} is not a json of VIA 2: expected images with 'filename' and 'regions'"
+            f"{json_file} is not a json of VIA 2. Expected images with 'filename' and 'regions'"
         )
     return sorted(files, key=lambda file: file["filename"])
 
 
 def _regions(file: dict) -> list[dict]:
-    """A list in VIA 2, a table by number in VIA 1."""
+    """The regions of a file: a list in VIA 2, a dict by number in VIA 1."""
     regions = file["regions"]
     return list(regions.values()) if isinstance(regions, dict) else regions
 
@@ -80,14 +80,14 @@ def _only_attribute(files: list[dict], json_file: Path) -> str | None:
     found = sorted({key for f in files for r in _regions(f) for key in r["region_attributes"]})
     if len(found) > 1:
         raise DataError(
-            f"{json_file}: regions have the attributes {', '.join(found)}; say with --attribute "
-            "which of them is the class"
+            f"{json_file}: the regions have the attributes {', '.join(found)}. Select the one that "
+            "names the class with --attribute"
         )
     return found[0] if found else None
 
 
 def _class_of(attributes: dict, attribute: str | None) -> str:
-    """A text or dropdown has a string, a checkbox {"name": true}."""
+    """The class of a region; a text or dropdown has a string, a checkbox {"name": true}."""
     if attribute is None:
         return "object"
     value = attributes.get(attribute, "")

@@ -1,4 +1,4 @@
-"""COCO json, built image by image, and the shapes that annotation tools draw as polygons."""
+"""Builds a COCO json image by image; converts shapes of annotation tools to polygons."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -17,11 +17,11 @@ _CIRCLE_POINTS = 64
 
 
 class CocoWriter:
-    """Collects images and objects; numbers everything from 1.
+    """Collects images and objects and numbers them from 1.
 
     Args:
-        class_names: the categories, in order. None: those that occur, sorted by name.
-        description: goes into `info`.
+        class_names: the categories in order. None means those that occur, sorted by name.
+        description: stored in `info`.
     """
 
     def __init__(self, class_names: Sequence[str] | None, description: str):
@@ -30,10 +30,10 @@ class CocoWriter:
         self._images, self._annotations = [], []
 
     def add_image(self, file_name: str, path: Path) -> dict:
-        """Add an image, of the size in which viewers show it (EXIF applied); returns its record.
+        """Add an image with its size after the EXIF rotation; returns its record.
 
         Raises:
-            DataError: the file is missing or is no image.
+            DataError: the file is missing or is not an image.
         """
         try:
             width, height = displayed_size(read_header(path))
@@ -47,7 +47,7 @@ class CocoWriter:
     def add_polygons(self, image: dict, class_name: str, polygons: list[list[float]]) -> None:
         """Add an object whose visible parts are polygons `[x1, y1, x2, y2, ...]` in pixels.
 
-        A polygon of fewer than three points is written as it is, for the check to report.
+        A polygon of fewer than three points is kept, so that the check reports it.
         """
         polygons = [polygon for polygon in polygons if polygon]
         if not polygons:
@@ -57,7 +57,7 @@ class CocoWriter:
         self._add(image, class_name, [x1, y1, x2 - x1, y2 - y1], polygons)
 
     def add_mask(self, image: dict, class_name: str, mask: np.ndarray) -> None:
-        """Add an object by its (height, width) bool mask, which is not empty; kept as RLE."""
+        """Add an object by its (height, width) bool mask, which must not be empty, as RLE."""
         rle = mask_utils.encode(np.asfortranarray(mask.astype(np.uint8)))
         box = mask_utils.toBbox(rle).tolist()
         segmentation = {"size": rle["size"], "counts": rle["counts"].decode()}
@@ -67,7 +67,7 @@ class CocoWriter:
         annotation = {
             "id": len(self._annotations) + 1,
             "image_id": image["id"],
-            "category_id": class_name,  # its number is known when all names are
+            "category_id": class_name,  # replaced by its number in content()
             "iscrowd": 0,
             "bbox": box,
             "segmentation": segmentation,
@@ -90,8 +90,8 @@ class CocoWriter:
         unknown = [name for name in found if name not in names]
         if unknown:
             raise DataError(
-                f"{self._description} has objects of the classes {', '.join(unknown)}, which the "
-                f"list of classes lacks: {', '.join(names)}"
+                f"{self._description} has objects of the classes {', '.join(unknown)}, which are "
+                f"not in the list of classes: {', '.join(names)}"
             )
         numbers = {name: number for number, name in enumerate(names, start=1)}
         return {
@@ -112,7 +112,7 @@ def rectangle(x1: float, y1: float, x2: float, y2: float) -> list[float]:
 
 
 def ellipse(cx: float, cy: float, rx: float, ry: float, theta: float = 0.0) -> list[float]:
-    """A polygon of 64 corners on an ellipse with radii rx, ry, turned by `theta` radians."""
+    """A polygon of 64 corners on an ellipse with radii rx, ry, rotated by `theta` radians."""
     angles = np.arange(_CIRCLE_POINTS) * (2 * math.pi / _CIRCLE_POINTS)
     x, y = rx * np.cos(angles), ry * np.sin(angles)
     cos, sin = math.cos(theta), math.sin(theta)
@@ -128,7 +128,7 @@ def find_images(folder: Path) -> dict[str, Path]:
     """Image files of a folder by their name without suffix, sorted.
 
     Raises:
-        DataError: the folder is missing, or two of its images differ in the suffix alone.
+        DataError: the folder is missing, or two of its images differ only in the suffix.
     """
     if not folder.is_dir():
         raise DataError(f"{folder} is not a directory")
@@ -137,6 +137,6 @@ def find_images(folder: Path) -> dict[str, Path]:
         if path.suffix.lower() not in IMAGE_SUFFIXES:
             continue
         if path.stem in found:
-            raise DataError(f"{path} and {found[path.stem]} differ in the suffix alone")
+            raise DataError(f"{path} and {found[path.stem]} differ only in the suffix")
         found[path.stem] = path
     return found

@@ -43,7 +43,7 @@ def build_report(cfg: CfgNode) -> Path:
     """
     folder = Path(cfg.OUTPUT_DIR)
     metrics, info = read_metrics(folder / "metrics.json"), read_run_info(folder)
-    statistics = statistics_of(cfg, info)
+    statistics = statistics_of(cfg)
     page = render(
         "report.html.j2",
         title=folder.resolve().name,

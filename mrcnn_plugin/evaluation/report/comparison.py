@@ -4,6 +4,7 @@ from pathlib import Path
 
 from detectron2.config import CfgNode
 
+from ...config import config_leaves
 from ..analysis import inference_folder, load_analysis
 from . import figures
 from .build import figure, render
@@ -87,17 +88,7 @@ def _label(key: str) -> str:
 
 def config_differences(cfgs: list[CfgNode]) -> list[dict]:
     """Keys whose values differ between configs, `OUTPUT_DIR` apart: `key`, `of_runs`."""
-    flat = [_flatten_config(cfg) for cfg in cfgs]
+    flat = [{key: str(value) for key, value in config_leaves(cfg)} for cfg in cfgs]
     keys = sorted({key for config in flat for key in config} - {"OUTPUT_DIR"})
     rows = [{"key": key, "of_runs": [config.get(key, "") for config in flat]} for key in keys]
     return [row for row in rows if len(set(row["of_runs"])) > 1]
-
-
-def _flatten_config(node: CfgNode, prefix: str = "") -> dict[str, str]:
-    flat = {}
-    for key, value in node.items():
-        if isinstance(value, CfgNode):
-            flat.update(_flatten_config(value, f"{prefix}{key}."))
-        else:
-            flat[prefix + key] = str(value)
-    return flat

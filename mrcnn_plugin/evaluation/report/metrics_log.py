@@ -1,27 +1,38 @@
-"""The `metrics.json` of a run, which also holds the runs before it in the same directory."""
+"""The `metrics.json` of a run, which also has the earlier runs in the same directory."""
 
 import json
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
+logger = logging.getLogger(__name__)
+
 
 def read_metrics(file: str | Path) -> dict[int, dict[str, float]]:
-    """Scalars by iteration, in order; `{}` where there is no file.
+    """Scalars by iteration, in order; `{}` if there is no file.
 
-    detectron2 appends. Where training goes back to an earlier iteration, by a resume or a new run,
-    what came later before is dropped.
+    detectron2 appends to the file. If training goes back to an earlier iteration, in a resumed or a
+    new run, the later lines before that are dropped. Lines that a full disk or a power failure has
+    cut off are skipped and counted in a warning.
     """
     by_iteration: dict[int, dict[str, float]] = {}
     last = -1  # iteration of the last line of training; evaluations may be written late
+    num_broken = 0
     if Path(file).exists():
         for line in Path(file).read_text().splitlines():
-            values = json.loads(line)
-            iteration = values.pop("iteration")
+            try:
+                values = json.loads(line)
+                iteration = values.pop("iteration")
+            except (ValueError, KeyError, AttributeError, TypeError):
+                num_broken += 1
+                continue
             if "total_loss" in values:
                 if iteration < last:
                     by_iteration = {i: v for i, v in by_iteration.items() if i < iteration}
                 last = iteration
             by_iteration.setdefault(iteration, {}).update(values)
+    if num_broken:
+        logger.warning(f"{file}: {num_broken} lines are no JSON objects and are skipped")
     return dict(sorted(by_iteration.items()))
 
 
@@ -32,7 +43,7 @@ def series(metrics: dict[int, dict[str, float]], name: str) -> tuple[list[int], 
 
 
 def metric_prefix(dataset_name: str, dataset_names: Sequence[str]) -> str:
-    """What detectron2 puts before a metric's name: the data set, where there are several."""
+    """The prefix of a metric's name in detectron2: the dataset, if there are several."""
     return f"{dataset_name}/" if len(dataset_names) > 1 else ""
 
 

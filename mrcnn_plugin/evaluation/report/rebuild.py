@@ -1,4 +1,4 @@
-"""A run's analysis again from the predictions that it left, without the model."""
+"""Computes the analysis of a run again from its saved predictions, without the model."""
 
 import json
 from pathlib import Path
@@ -8,31 +8,30 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 
 from ..analysis import FILE_NAME, inference_folder
-from ..evaluator import MendingCOCOEvaluator
+from ..evaluator import AnalysingCOCOEvaluator
 
 
 def rebuild_analysis(cfg: CfgNode) -> list[str]:
     """Evaluate the predictions in `OUTPUT_DIR/inference` again, for all of `DATASETS.TEST`.
 
-    `instances_predictions.pth` is read, or `coco_instances_results.json` where it is missing.
+    Reads `instances_predictions.pth`, or `coco_instances_results.json` if that is missing.
 
     Returns:
-        names of the data sets for which there were predictions.
+        the names of the datasets that have predictions.
     """
     done = []
     for name in cfg.DATASETS.TEST:
         folder = inference_folder(cfg, name)
         predictions = load_predictions(folder, name)
         if predictions is not None:
-            evaluator = MendingCOCOEvaluator(name, output_dir=str(folder), distributed=False)
-            evaluator._predictions = predictions
-            evaluator.evaluate()
+            evaluator = AnalysingCOCOEvaluator(name, output_dir=str(folder), distributed=False)
+            evaluator.evaluate_saved(predictions)
             done.append(name)
     return done
 
 
 def has_analysis(cfg: CfgNode) -> bool:
-    """Whether every data set of `DATASETS.TEST` has its analysis."""
+    """Whether every dataset of `DATASETS.TEST` has its analysis."""
     return all((inference_folder(cfg, name) / FILE_NAME).exists() for name in cfg.DATASETS.TEST)
 
 
@@ -40,7 +39,7 @@ def load_predictions(folder: Path, dataset_name: str) -> list[dict] | None:
     """Predictions as COCOEvaluator gathers them, class indices in `category_id`; None without any.
 
     Args:
-        folder: where an evaluation wrote.
+        folder: the output directory of an evaluation.
         dataset_name: registered.
     """
     if (folder / "instances_predictions.pth").exists():

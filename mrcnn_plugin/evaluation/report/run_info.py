@@ -13,9 +13,8 @@ import numpy
 import torch
 import torchvision
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from ...data.statistics import detectron2_statistics
+from ...data.statistics import read_statistics
 
 FILE_NAME = "run.json"
 
@@ -26,7 +25,6 @@ def write_run_info(cfg: CfgNode) -> None:
         "command": shlex.join(["python", *sys.argv]),
         "started": datetime.now().astimezone().isoformat(timespec="seconds"),
         "versions": versions(),
-        "statistics": {},
     }
     folder = Path(cfg.OUTPUT_DIR)
     folder.mkdir(parents=True, exist_ok=True)
@@ -39,21 +37,14 @@ def read_run_info(folder: str | Path) -> dict:
     """What `write_run_info` wrote; empty values for a run that has no `run.json`."""
     file = Path(folder, FILE_NAME)
     info = json.loads(file.read_text()) if file.exists() else {}
-    return {"command": "", "started": "", "versions": {}, "statistics": {}, **info}
+    return {"command": "", "started": "", "versions": {}, **info}
 
 
-def statistics_of(cfg: CfgNode, info: dict) -> dict[str, dict]:
-    """Statistics of the data sets of a config, counted once a run and kept in `run.json`."""
+def statistics_of(cfg: CfgNode) -> dict[str, dict]:
+    """Statistics of the datasets of a config, of those that the run has saved."""
     names = dict.fromkeys((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST))
-    missing = [n for n in names if n not in info["statistics"] and n in DatasetCatalog]
-    for name in missing:
-        dicts = DatasetCatalog.get(name)
-        classes = MetadataCatalog.get(name).get("thing_classes", [])
-        info["statistics"][name] = detectron2_statistics(dicts, classes).summary()
-    file = Path(cfg.OUTPUT_DIR, FILE_NAME)
-    if missing and file.exists():
-        file.write_text(json.dumps(info, indent=1))
-    return {name: info["statistics"][name] for name in names if name in info["statistics"]}
+    found = {name: read_statistics(cfg.OUTPUT_DIR, name) for name in names}
+    return {name: statistics.summary() for name, statistics in found.items() if statistics}
 
 
 def versions() -> dict[str, str]:

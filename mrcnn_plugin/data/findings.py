@@ -1,4 +1,4 @@
-"""What a check of a data set found: single problems, and the findings of one json file."""
+"""The problems that a dataset check finds, and how they are reported."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -6,20 +6,26 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, NamedTuple
 
-_STOPS_DETECTRON2 = ("unknown-category", "ignore")  # faults at which its loader raises
+_STOPS_DETECTRON2 = (
+    "unknown-category",
+    "ignore",
+    "no-image-size",
+)  # faults that make its loader raise
+# Repairs that nobody has to act on: the evaluator makes the first two for every dataset.
+_MINOR = ("no-info", "no-licenses", "no-area")
 
 
 class Severity(Enum):
-    """What becomes of a problem; the order is that of reports."""
+    """What a problem leads to, in the order of reports."""
 
     ERROR = "error"  # stops the run
-    DROPPED = "dropped"  # an error, left out of the data because DROP_BAD_DATA asks for it
-    WARNING = "warning"  # said; the data are used as they are
-    MENDED = "mended"  # put right in memory, without guessing; the file stays as it is
+    DROPPED = "dropped"  # an error; the entry is skipped because of DATASETS.DROP_BAD
+    WARNING = "warning"  # reported; the data are used as they are
+    REPAIRED = "repaired"  # repaired in the data that are used; the source file is not changed
 
 
 class Problem(NamedTuple):
-    """One fault, where it is, and what was or should be done about it."""
+    """One fault, its place, and what was or should be done about it."""
 
     severity: Severity
     kind: str  # a word to group by, "unknown-category"
@@ -28,6 +34,13 @@ class Problem(NamedTuple):
     image_id: Any = None
     annotation_id: Any = None
     action: str = ""  # what was done, or what to do
+
+    @property
+    def is_minor(self) -> bool:
+        """Whether nobody has to act on it."""
+        return self.kind in _MINOR[:2] or (
+            self.kind in _MINOR and self.severity is Severity.REPAIRED
+        )
 
     def __str__(self) -> str:
         where = [self.file]
@@ -40,25 +53,26 @@ class Problem(NamedTuple):
 
 @dataclass
 class Findings:
-    """The problems of one json file, and which of its annotations and images are unusable.
+    """The problems of one json file, and its unusable annotations and images.
 
     Args:
         json_file: names the file in problems.
-        drop_bad: unusable annotations and images are to be left out instead of being errors.
-        mend: False for data that somebody else loads: what would be mended or left out is then
-            only said, as a warning, unless detectron2 stops at it.
+        drop_bad: skip unusable annotations and images instead of reporting them as errors.
+        as_is: others load the file and use it as it is. What would be repaired or dropped is then
+            a warning, or an error if detectron2 raises on it.
     """
 
     json_file: str
     drop_bad: bool = False
-    mend: bool = True
+    as_is: bool = False
     problems: list[Problem] = field(default_factory=list)
     bad_annotations: set[int] = field(default_factory=set)  # positions in the file's list
     bad_images: set[Any] = field(default_factory=set)  # image ids
 
-    def mended(self, kind: str, fault: str, action: str, image_id=None, annotation_id=None):
-        severity = Severity.MENDED if self.mend else Severity.WARNING
-        action = action if self.mend else ""
+    def repaired(self, kind: str, fault: str, action: str, image_id=None, annotation_id=None):
+        """A fault that was repaired in the content."""
+        severity = self._as_is(kind) if self.as_is else Severity.REPAIRED
+        action = "" if self.as_is else action
         self._add(severity, kind, fault, self.json_file, image_id, annotation_id, action)
 
     def warning(self, kind: str, fault: str, *, file=None, image_id=None, action=""):
@@ -66,28 +80,29 @@ class Findings:
         self._add(Severity.WARNING, kind, fault, file, image_id, None, action)
 
     def error(self, kind: str, fault: str, *, action=""):
-        """An error of the json that no option turns into something else."""
+        """An error of the json that no option can turn into something else."""
         self._add(Severity.ERROR, kind, fault, self.json_file, None, None, action)
 
     def bad_annotation(self, index: int, annotation: dict, kind: str, fault: str, action=""):
-        """Annotation `index` of the file cannot be used, once: later faults of it are not added."""
+        """Annotation `index` of the file cannot be used. Only its first fault is added."""
         if index in self.bad_annotations:
             return
         self.bad_annotations.add(index)
-        if self.mend:
-            severity = self._unusable
-        else:
-            severity = Severity.ERROR if kind in _STOPS_DETECTRON2 else Severity.WARNING
+        severity = self._as_is(kind) if self.as_is else self._unusable
         ids = annotation.get("image_id"), annotation.get("id")
         self._add(severity, kind, fault, self.json_file, *ids, action)
 
     def bad_image(self, image_id: Any, file: str, kind: str, fault: str, action=""):
-        """An image, and with it its annotations, cannot be used; training would stop at it."""
+        """An image and its annotations cannot be used; training would fail on it."""
         if image_id in self.bad_images:
             return
         self.bad_images.add(image_id)
-        severity = self._unusable if self.mend else Severity.ERROR
+        severity = Severity.ERROR if self.as_is else self._unusable
         self._add(severity, kind, fault, file, image_id, None, action)
+
+    @staticmethod
+    def _as_is(kind: str) -> Severity:
+        return Severity.ERROR if kind in _STOPS_DETECTRON2 else Severity.WARNING
 
     @property
     def _unusable(self) -> Severity:
@@ -103,7 +118,7 @@ def count_severities(problems: Iterable[Problem]) -> Counter:
 
 
 def format_problems(problems: list[Problem], *, limit: int | None = None) -> str:
-    """Text of one line a problem, grouped by severity and kind; `limit` lines a kind at most."""
+    """One line per problem, grouped by severity and kind, with at most `limit` lines per kind."""
     lines = []
     for severity in Severity:
         of_severity = [p for p in problems if p.severity is severity]

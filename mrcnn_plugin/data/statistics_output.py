@@ -1,4 +1,4 @@
-"""The statistics of a data set in words, and as plots."""
+"""The statistics of a dataset as text and as plots."""
 
 from pathlib import Path
 
@@ -7,11 +7,11 @@ from matplotlib.figure import Figure
 
 from .statistics import LARGE, SMALL, DatasetStatistics
 
-_BARS = 40  # classes that are drawn; the table has all
+_BARS = 40  # classes in the plot; the text has all
 
 
 def format_statistics(statistics: DatasetStatistics) -> str:
-    """A table of classes and some sentences."""
+    """Return a table of the classes and lines about sizes and overlap."""
     per_image, areas = statistics.per_image, statistics.areas
     small, medium, large = statistics.sizes.values()
     width = max(map(len, (*statistics.per_class, "class")))
@@ -26,7 +26,7 @@ def format_statistics(statistics: DatasetStatistics) -> str:
         lines += [
             f"sizes: {small} small (below 32 x 32), {medium} medium, {large} large (above 96 x 96);"
             f" median {np.sqrt(np.median(areas)):.0f} px, square root of area",
-            f"instances an image: median {np.median(per_image):.0f}, most {per_image.max()}",
+            f"instances per image: median {np.median(per_image):.0f}, most {per_image.max()}",
             f"crowding: {np.mean(statistics.crowding > 0.5):.1%} of the boxes overlap another by "
             "IoU above 0.5 (NMS may lose them)",
         ]
@@ -34,14 +34,14 @@ def format_statistics(statistics: DatasetStatistics) -> str:
 
 
 def plot_statistics(statistics: DatasetStatistics, path: str | Path, title: str) -> None:
-    """Save four plots as one PNG: classes, sizes, instances an image, overlap."""
+    """Save four plots as one PNG: classes, sizes, instances per image, overlap."""
     figure = Figure(figsize=(12, 9), layout="constrained")
     figure.suptitle(title)
     classes, sizes, per_image, crowding = figure.subplots(2, 2).flat
     most = sorted(statistics.per_class.items(), key=lambda item: -item[1])[:_BARS]
     classes.barh([name for name, _ in most][::-1], [number for _, number in most][::-1])
-    left_out = len(statistics.per_class) - len(most)
-    classes.set_title("instances per class" + (f" ({left_out} more)" if left_out else ""))
+    hidden = len(statistics.per_class) - len(most)
+    classes.set_title("instances per class" + (f" ({hidden} more)" if hidden else ""))
     classes.tick_params(axis="y", labelsize="small" if len(most) < 25 else "xx-small")
     sizes.hist(np.sqrt(statistics.areas), bins=40)
     for limit in (SMALL, LARGE):
@@ -49,7 +49,7 @@ def plot_statistics(statistics: DatasetStatistics, path: str | Path, title: str)
     sizes.set(title="size of instances (dotted: 32 and 96)", xlabel="square root of area, pixels")
     most_in_one = int(statistics.per_image.max(initial=0))
     per_image.hist(statistics.per_image, bins=np.arange(min(most_in_one, 60) + 2) - 0.5)
-    per_image.set(title="instances in an image", xlabel="instances", ylabel="images")
+    per_image.set(title="instances per image", xlabel="instances", ylabel="images")
     crowding.hist(statistics.crowding, bins=np.linspace(0, 1, 21))
     crowding.set(title="crowding", xlabel="largest IoU with another box", ylabel="instances")
     Path(path).parent.mkdir(parents=True, exist_ok=True)
