@@ -1,4 +1,4 @@
-# `make demo` and `make test` bring everything they need; see tools/make_venv.py.
+# `make demo` and `make test` install everything they need; see tools/make_venv.py.
 PYTHON ?= python3
 NATIVE = $(shell find csrc tests/layers -name '*.h' -o -name '*.inc' -o -name '*.cpp' -o -name '*.cu*')
 
@@ -8,13 +8,13 @@ demo: setup   ## train, evaluate and draw a small Mask R-CNN on drawn shapes
 	.venv/bin/python train_net.py --config-file configs/mask_rcnn_shapes_C4.yaml
 	.venv/bin/python tools/draw_demo.py output/shapes
 
-test: setup   ## every test that runs in seconds
+test: setup   ## all tests but the slow ones
 	.venv/bin/python -m pytest -m "not slow" tests
 
-test-all: setup   ## the slow ones too
+test-all: setup   ## all tests
 	.venv/bin/python -m pytest tests
 
-setup:   ## .venv with torch, detectron2 and the compiled op; seconds when it is there
+setup:   ## .venv with torch, detectron2 and the compiled op; seconds if nothing has changed
 	@command -v $(PYTHON) >/dev/null || { echo "setup: there is no '$(PYTHON)': apt-get install python3 python3-venv python3-dev, or make PYTHON=..." >&2; exit 1; }
 	@$(PYTHON) tools/make_venv.py
 
