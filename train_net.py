@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Train, resume and evaluate: detectron2's command line with this plugin's components.
+"""Train, resume and evaluate with detectron2's command line. The same as `mrcnn train`.
 
 train_net.py --config-file configs/mask_rcnn_R101_C4.yaml --num-gpus 8
 train_net.py --config-file configs/mask_rcnn_R101_C4.yaml --num-gpus 8 --resume
@@ -10,8 +10,7 @@ train_net.py --config-file configs/mask_rcnn_R101_C4.yaml --train my=my.json:ima
 
 import sys
 
-from mrcnn_plugin.cli.main import one_sentence
-from mrcnn_plugin.cli.train import main
+from mrcnn_command import run
 
 if __name__ == "__main__":
-    sys.exit(one_sentence("train_net.py", main, sys.argv[1:]))
+    run("train", sys.argv[1:], program="train_net.py")

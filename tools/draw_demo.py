@@ -14,7 +14,6 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data import detection_utils as utils
 from detectron2.engine import DefaultPredictor
 
-from mrcnn_plugin.cli.main import one_sentence
 from mrcnn_plugin.cli.report import load_run
 from mrcnn_plugin.engine import start_logging
 from mrcnn_plugin.errors import RunError
@@ -69,4 +68,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(one_sentence("draw_demo.py", main, sys.argv[1:]))
+    try:
+        main(sys.argv[1:])
+    except RunError as error:
+        sys.exit(f"draw_demo.py: {error}")

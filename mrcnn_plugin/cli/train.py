@@ -10,6 +10,7 @@ Examples:
 """
 
 import argparse
+import logging
 from collections.abc import Sequence
 
 from detectron2.engine import default_argument_parser
@@ -24,6 +25,9 @@ from ..engine import (
     write_report,
 )
 from ..engine.launch import launch
+from ..engine.preflight import is_finished
+
+logger = logging.getLogger(__name__)
 
 
 def argument_parser() -> argparse.ArgumentParser:
@@ -41,6 +45,13 @@ def argument_parser() -> argparse.ArgumentParser:
 def train(args: argparse.Namespace) -> dict:
     """Train, or evaluate with `--eval-only`, in this process of the job; returns the results."""
     cfg = setup(args)
+    if args.resume and not args.eval_only and is_finished(cfg):
+        logger.warning(
+            f"The run in {cfg.OUTPUT_DIR} is finished: its last checkpoint has reached "
+            f"SOLVER.MAX_ITER {cfg.SOLVER.MAX_ITER}. Nothing is trained or evaluated. Raise "
+            "SOLVER.MAX_ITER to train longer, or pass --eval-only to evaluate."
+        )
+        return {}
     if not args.eval_only:
         trainer = MRCNNTrainer(cfg)
         trainer.resume_or_load(resume=args.resume)

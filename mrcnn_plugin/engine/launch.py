@@ -1,13 +1,14 @@
 """Starts the processes of a job, and brings the error of one of them back as one sentence."""
 
 import argparse
+import logging
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import detectron2.engine
 from detectron2.utils import comm
-from torch.multiprocessing import ProcessRaisedException
+from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 
 from ..errors import RunError
 
@@ -22,6 +23,8 @@ def launch(function: Callable, args: argparse.Namespace) -> None:
     Raises:
         RunError: one of the processes raised it; the others have been ended.
     """
+    # torch warns that it terminates the processes next to one that has stopped.
+    logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)
     with tempfile.TemporaryDirectory(prefix="mrcnn_errors_") as folder:
         try:
             detectron2.engine.launch(
@@ -32,7 +35,8 @@ def launch(function: Callable, args: argparse.Namespace) -> None:
                 dist_url=args.dist_url,
                 args=(function, args, folder),
             )
-        except ProcessRaisedException as error:
+        except (ProcessExitedException, ProcessRaisedException) as error:
+            # Another process may have failed first, in a collective call with the one that stopped.
             sentences = [file.read_text() for file in sorted(Path(folder).iterdir())]
             if not sentences:
                 raise

@@ -4,7 +4,11 @@ import difflib
 import importlib.util
 import logging
 import os
+import pickletools
+import sys
 import tempfile
+import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import urlparse
 
@@ -62,7 +66,7 @@ def check_inputs(cfg: CfgNode, *, training: bool) -> None:
         _check_dataset(name)
     if cfg.MODEL.WEIGHTS:
         _check_weights(cfg.MODEL.WEIGHTS)
-    if cfg.WANDB_PROJECT and importlib.util.find_spec("wandb") is None:
+    if cfg.WANDB_PROJECT and "wandb" not in sys.modules and not importlib.util.find_spec("wandb"):
         raise RunError(
             f"WANDB_PROJECT is '{cfg.WANDB_PROJECT}', but wandb is not installed. Run `pip install "
             "wandb`, or set WANDB_PROJECT to ''."
@@ -146,18 +150,34 @@ def _check_weights(path: str) -> None:
         ) from error
     if not found:
         raise RunError(f"MODEL.WEIGHTS '{path}' does not exist. {expected}")
-    if not local.endswith((".pkl", ".pyth")):
-        _check_torch_file(local, f"MODEL.WEIGHTS '{path}' is not a weight file. {expected}")
+    _check_weight_file(local, f"MODEL.WEIGHTS '{path}' is not a weight file", expected)
 
 
-def _check_torch_file(path: str, message: str) -> None:
-    """Read a file of tensors, without their data where the format allows it."""
+def _check_weight_file(path: str, problem: str, expected: str) -> None:
+    """Check that a file can be read, without executing anything in it."""
     try:
-        torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except RuntimeError:  # the format before torch 1.6 cannot be mapped into memory
-        try:
-            torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:
-            raise RunError(message) from error
-    except Exception as error:  # torch's own message advises weights_only=False
-        raise RunError(message) from error
+        if path.endswith(".pkl"):
+            with open(path, "rb") as file:
+                for _ in pickletools.genops(file):  # raises if it is no pickle or is cut off
+                    pass
+            return
+        content = _read(path)
+    except Exception as error:  # each kind of damage raises another; torch advises weights_only
+        raise RunError(f"{problem}. {expected}") from error
+    if not isinstance(content, Mapping):
+        raise RunError(f"{problem}: it holds a {type(content).__name__}. {expected}")
+
+
+def _read(path: str | Path):
+    """The content of a torch file; where the format allows it, without reading the tensors."""
+    return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+
+
+def is_finished(cfg: CfgNode) -> bool:
+    """Whether the last checkpoint of `OUTPUT_DIR` has reached `SOLVER.MAX_ITER`."""
+    tag = Path(cfg.OUTPUT_DIR, "last_checkpoint")
+    try:
+        checkpoint = _read(Path(cfg.OUTPUT_DIR, tag.read_text().strip()))
+        return checkpoint["iteration"] + 1 >= cfg.SOLVER.MAX_ITER
+    except Exception:  # no checkpoint, or one that the checkpointer will complain about
+        return False

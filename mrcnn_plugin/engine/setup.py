@@ -59,7 +59,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
 def _log_and_seed(cfg: CfgNode, args: argparse.Namespace) -> None:
     """What detectron2's `default_setup` does, with the long texts in `log.txt` only."""
     rank = comm.get_rank()
-    logger.info(f"Rank {rank} of {comm.get_world_size()}; torch {torch.__version__}")
+    logger.info(_summary(cfg, training=not args.eval_only))
     logger.info("Environment info:\n" + collect_env_info(), extra=FILE_ONLY)
     logger.info(f"Command line arguments: {args}", extra=FILE_ONLY)
     logger.info(f"Running with full config:\n{cfg.dump()}", extra=FILE_ONLY)
@@ -72,3 +72,16 @@ def _log_and_seed(cfg: CfgNode, args: argparse.Namespace) -> None:
     seed_all_rng(None if cfg.SEED < 0 else cfg.SEED + rank)
     if not args.eval_only:
         torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK
+
+
+def _summary(cfg: CfgNode, *, training: bool) -> str:
+    test = f"evaluating on {', '.join(cfg.DATASETS.TEST) or 'nothing'}"
+    weights = f"weights: {cfg.MODEL.WEIGHTS or 'random'}"
+    where = f"{cfg.MODEL.DEVICE}, World size: {comm.get_world_size()}, torch {torch.__version__}"
+    if not training:
+        return f"{test.capitalize()}; {weights}; {where}"
+    return (
+        f"Training on {', '.join(cfg.DATASETS.TRAIN)}, {test}; {cfg.SOLVER.MAX_ITER} iterations of "
+        f"{cfg.SOLVER.IMS_PER_BATCH} images, base learning rate {cfg.SOLVER.BASE_LR:g}; {weights}; "
+        f"{where}"
+    )

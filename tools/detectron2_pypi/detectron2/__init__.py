@@ -37,7 +37,8 @@ _make_record = logging.getLogRecordFactory()
 def _record_named_detectron2(*args, **kwargs):
     """Log under the names that detectron2's modules have everywhere else."""
     record = _make_record(*args, **kwargs)
-    record.name = record.name.replace(_COPY, "detectron2", 1)
+    if record.name and record.name.startswith(_COPY):  # logging.makeLogRecord has no name yet
+        record.name = "detectron2" + record.name.removeprefix(_COPY)
     return record
 
 
