@@ -52,12 +52,9 @@ def run(subcommand: str, argv: Sequence[str], *, program: str) -> None:
     # Raised on import by libraries that detectron2 uses; a user can do nothing about them.
     warnings.filterwarnings("ignore", message="pkg_resources is deprecated")
     module = importlib.import_module(f"mrcnn_plugin.cli.{subcommand}")
-    from mrcnn_plugin.errors import RunError
+    from mrcnn_plugin.errors import one_sentence
 
-    try:
-        sys.exit(module.main(list(argv)))
-    except RunError as error:
-        sys.exit(f"{program}: {error}")
+    sys.exit(one_sentence(program, module.main, list(argv)))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,7 @@
-"""The base class of errors that end a program with one sentence instead of a traceback."""
+"""The base class of errors that end a program with one sentence, and the place that prints them."""
+
+import sys
+from collections.abc import Callable, Sequence
 
 
 class RunError(Exception):
@@ -11,3 +14,12 @@ class RunError(Exception):
 
 class ConfigError(RunError, ValueError):
     """A config key has a value that no model can be built from."""
+
+
+def one_sentence(program: str, function: Callable, argv: Sequence[str]) -> int | str | None:
+    """Call `function(argv)`. A `RunError` is printed as `program: sentence` and gives status 1."""
+    try:
+        return function(argv)
+    except RunError as error:
+        print(f"{program}: {error}", file=sys.stderr)
+        return 1
