@@ -68,4 +68,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(one_sentence("draw_demo.py", main, sys.argv[1:]))
+    try:
+        main(sys.argv[1:])
+    except RunError as error:
+        sys.exit(f"draw_demo.py: {error}")
