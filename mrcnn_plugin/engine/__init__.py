@@ -9,7 +9,7 @@ from .logs import start_logging
 from .options import check_training_options
 from .preflight import check_inputs, use_available_device
 from .replay import NonFiniteError, replay
-from .setup import setup
+from .setup import log_and_seed, setup
 from .trainer import MRCNNTrainer
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "check_training_options",
     "fit_learning_rate",
     "load_config",
+    "log_and_seed",
     "merge_config",
     "replay",
     "setup",
