@@ -1,4 +1,4 @@
-# `make demo` and `make test` bring everything they need; see tools/make_venv.py.
+# `make demo` and `make test` install everything they need; see tools/make_venv.py.
 PYTHON ?= python3
 # A process per core, each with one thread.
 PYTEST = OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n auto
@@ -19,7 +19,7 @@ test-all: setup   ## every test
 test-slow: setup   ## the slow tests only
 	$(PYTEST) -m slow tests
 
-setup:   ## .venv with torch, detectron2 and the compiled op; seconds when it is there
+setup:   ## .venv with torch, detectron2 and the compiled op; seconds if nothing has changed
 	@command -v $(PYTHON) >/dev/null || { echo "setup: there is no '$(PYTHON)': apt-get install python3 python3-venv python3-dev, or make PYTHON=..." >&2; exit 1; }
 	@$(PYTHON) tools/make_venv.py
 

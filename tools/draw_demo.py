@@ -16,7 +16,7 @@ from detectron2.engine import DefaultPredictor
 
 from mrcnn_plugin.cli.report import load_run
 from mrcnn_plugin.engine import start_logging
-from mrcnn_plugin.errors import RunError, one_sentence
+from mrcnn_plugin.errors import RunError
 from mrcnn_plugin.evaluation import draw_comparison, save_run_image
 from mrcnn_plugin.evaluation.report.metrics_log import evaluations, read_metrics
 
