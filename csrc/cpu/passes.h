@@ -1,4 +1,4 @@
-// Forward and backward of RoIAlign on the CPU: all RoIs of a plan on all slabs.
+// The forward and backward of RoIAlign on the CPU over all slabs and all RoIs of a plan.
 #pragma once
 
 #include <algorithm>
@@ -32,7 +32,7 @@ Kernels<T> kernels_for(bool narrow) {
   }
 }
 
-/// What a thread works in.
+/// The buffers of one thread.
 template <typename T, typename acc_t = accumulate_t<T>>
 struct Workspace {
   Buffer<acc_t> slab, bins, scratch;
@@ -48,7 +48,7 @@ struct Workspace {
         argmax(is_max<Entry> ? out_bins * kernels.lanes : 0) {}
 };
 
-/// Where a RoI's part of a slab of its image's window begins, as a grid.
+/// The part of a slab that a RoI reads. The slab covers the window of the RoI's image.
 template <typename acc_t, typename Entry>
 Grid<acc_t> reach(acc_t* slab, const Window& window, const RoiPlan<Entry>& roi, int64_t lanes) {
   const int64_t pixel = (roi.y.begin - window.y) * window.width + roi.x.begin - window.x;
@@ -80,7 +80,7 @@ struct Forward {
   Window bins;  // the whole of a RoI's output
   bool streamed;
 
-  /// One of `parts` parts of the RoIs of an image, from the packed slab of its window.
+  /// Pools part `part` of `parts` of an image's RoIs from the packed slab of its window.
   template <typename Entry>
   void operator()(const Plan<Entry>& plan, const ImagePlan& image, int64_t part, int64_t parts,
                   const Slab& slab, const acc_t* packed, Workspace<T>& space) const {
@@ -126,7 +126,7 @@ void forward(const Tensor& features, const Plan<Entry>& plan, const ForwardResul
     return Workspace<T>(plan, kernels, slab_pixels, out_bins, out_width);
   };
   const int64_t parts = loop.parts(), bins = plan.rois_per_image() * out_bins;
-  if (parts == 1) {  // every thread repacks its own slabs, which are then in its cache
+  if (parts == 1) {  // every thread repacks its own slabs, so they are in its cache
     loop.run(
         1, area + bins, [&] { return space(area); },
         [&](const Slab& slab, int64_t, Workspace<T>& space) {
@@ -135,7 +135,8 @@ void forward(const Tensor& features, const Plan<Entry>& plan, const ForwardResul
         });
     return;
   }
-  // More threads than slabs: they share the slabs, all repacked first, and divide the RoIs.
+  // There are more threads than slabs: all slabs are repacked first, then the threads divide the
+  // RoIs.
   Buffer<acc_t> shared(loop.slabs * area * loop.lanes);
   const auto packed = [&](const Slab& slab) {
     return shared.data() + slab.index * area * loop.lanes;
@@ -151,7 +152,7 @@ void forward(const Tensor& features, const Plan<Entry>& plan, const ForwardResul
 
 // ---- Backward ----------------------------------------------------------------------------------
 
-/// Zeros where the window does not reach. `maps` is contiguous, or the window is the whole map.
+/// Writes zeros outside the window. `maps` is contiguous, or the window is the whole map.
 template <typename T>
 void zero_around(const Plane<T>& maps, const Window& window) {
   const int64_t area = maps.height * maps.width;
@@ -175,7 +176,7 @@ struct Backward {
   View<T> grad_features;
   Window bins, map;
 
-  /// Reads ahead what the next RoI needs: it begins far from where the last one ended.
+  /// Prefetches the gradient of the next RoI, which is far from that of the current one.
   void prefetch(const Plane<const T>& grad) const {
     if (grad.channel_stride != bins.height * bins.width || grad.column_stride != 1) return;
     const auto* begin = reinterpret_cast<const char*>(grad.data);
@@ -215,7 +216,7 @@ struct Backward {
 template <typename T, typename Entry>
 void backward(const Tensor& grad_output, const Tensor& argmax, Plan<Entry>& plan,
               const Tensor& grad_features) {
-  if (grad_features.numel() == 0) return;  // it has no memory either
+  if (grad_features.numel() == 0) return;  // an empty tensor has no memory
   const Window map{0, 0, grad_features.size(2), grad_features.size(3)};
   const Window bins{0, 0, grad_output.size(2), grad_output.size(3)};
   if (!grad_features.is_contiguous()) {
