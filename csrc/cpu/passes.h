@@ -75,10 +75,17 @@ template <typename T>
 struct Forward {
   using acc_t = accumulate_t<T>;
   const Kernels<T>& kernels;
+  View<const T> features;
   View<T> output;
   View<int32_t> argmax;
   Window bins;  // the whole of a RoI's output
   bool streamed;
+
+  /// Packs the window of the slab's image.
+  void pack(const ImagePlan& image, const Slab& slab, acc_t* to) const {
+    if (image.window.height == 0) return;
+    kernels.pack(plane(features, slab.image, slab, image.window), to);
+  }
 
   /// Pools part `part` of `parts` of an image's RoIs from the packed slab of its window.
   template <typename Entry>
@@ -104,50 +111,56 @@ struct Forward {
   }
 };
 
+/// Every thread repacks its own slabs, so they are in its cache.
 template <typename T, typename Entry>
-void forward(const Tensor& features, const Plan<Entry>& plan, const ForwardResult& result) {
+void forward_own_slabs(const SlabLoop& loop, const Plan<Entry>& plan, const Forward<T>& compute) {
+  const int64_t area = plan.largest_window(), out_bins = compute.bins.height * compute.bins.width;
+  loop.run(
+      1, area + plan.rois_per_image() * out_bins,
+      [&] { return Workspace<T>(plan, compute.kernels, area, out_bins, compute.bins.width); },
+      [&](const Slab& slab, int64_t, Workspace<T>& space) {
+        const ImagePlan& image = plan.images[slab.image];
+        compute.pack(image, slab, space.slab.data());
+        compute(plan, image, 0, 1, slab, space.slab.data(), space);
+      });
+}
+
+/// For more threads than slabs: all slabs are repacked first, then the threads divide the RoIs.
+template <typename T, typename Entry>
+void forward_shared_slabs(const SlabLoop& loop, int64_t parts, const Plan<Entry>& plan,
+                          const Forward<T>& compute) {
   using acc_t = accumulate_t<T>;
-  const int64_t out_height = result.output.size(2), out_width = result.output.size(3);
-  const int64_t out_bins = out_height * out_width, area = plan.largest_window();
-  const int64_t result_bytes = result.output.numel() * sizeof(T);
-  const SlabLoop loop(features.size(0), features.size(1));
-  const Kernels<T> kernels = kernels_for<T>(loop.narrow);
-  const Forward<T> compute{kernels,
-                           mutable_view<T>(result.output),
-                           is_max<Entry> ? mutable_view<int32_t>(result.argmax) : View<int32_t>{},
-                           {0, 0, out_height, out_width},
-                           result_bytes >= kLargeResult};
-  const auto maps = const_view<T>(features);
-  const auto pack = [&](const Slab& slab, acc_t* to) {
-    const Window& window = plan.images[slab.image].window;
-    if (window.height > 0) kernels.pack(plane(maps, slab.image, slab, window), to);
-  };
-  const auto space = [&](int64_t slab_pixels) {
-    return Workspace<T>(plan, kernels, slab_pixels, out_bins, out_width);
-  };
-  const int64_t parts = loop.parts(), bins = plan.rois_per_image() * out_bins;
-  if (parts == 1) {  // every thread repacks its own slabs, so they are in its cache
-    loop.run(
-        1, area + bins, [&] { return space(area); },
-        [&](const Slab& slab, int64_t, Workspace<T>& space) {
-          pack(slab, space.slab.data());
-          compute(plan, plan.images[slab.image], 0, 1, slab, space.slab.data(), space);
-        });
-    return;
-  }
-  // There are more threads than slabs: all slabs are repacked first, then the threads divide the
-  // RoIs.
+  const int64_t area = plan.largest_window(), out_bins = compute.bins.height * compute.bins.width;
   Buffer<acc_t> shared(loop.slabs * area * loop.lanes);
   const auto packed = [&](const Slab& slab) {
     return shared.data() + slab.index * area * loop.lanes;
   };
   loop.run(
-      1, area, [] { return 0; }, [&](const Slab& slab, int64_t, int) { pack(slab, packed(slab)); });
+      1, area, [] { return 0; },
+      [&](const Slab& slab, int64_t, int) {
+        compute.pack(plan.images[slab.image], slab, packed(slab));
+      });
   loop.run(
-      parts, bins / parts, [&] { return space(0); },
+      parts, plan.rois_per_image() * out_bins / parts,
+      [&] { return Workspace<T>(plan, compute.kernels, 0, out_bins, compute.bins.width); },
       [&](const Slab& slab, int64_t part, Workspace<T>& space) {
         compute(plan, plan.images[slab.image], part, parts, slab, packed(slab), space);
       });
+}
+
+template <typename T, typename Entry>
+void forward(const Tensor& features, const Plan<Entry>& plan, const ForwardResult& result) {
+  const SlabLoop loop(features.size(0), features.size(1));
+  const Kernels<T> kernels = kernels_for<T>(loop.narrow);
+  const int64_t result_bytes = result.output.numel() * sizeof(T), parts = loop.parts();
+  const Forward<T> compute{kernels,
+                           const_view<T>(features),
+                           mutable_view<T>(result.output),
+                           is_max<Entry> ? mutable_view<int32_t>(result.argmax) : View<int32_t>{},
+                           {0, 0, result.output.size(2), result.output.size(3)},
+                           result_bytes >= kLargeResult};
+  parts == 1 ? forward_own_slabs(loop, plan, compute)
+             : forward_shared_slabs(loop, parts, plan, compute);
 }
 
 // ---- Backward ----------------------------------------------------------------------------------
