@@ -72,7 +72,7 @@ assert torch.cuda.is_available(), "torch sees no CUDA device"
 major, minor = torch.cuda.get_device_capability()
 print("python", platform.python_version(), "torch", torch.__version__, "CUDA", torch.version.cuda,
       "torchvision", torchvision.__version__)
-print("card", torch.cuda.get_device_name(), f"sm_{major}{minor}")' || finish
+print("GPU", torch.cuda.get_device_name(), f"sm_{major}{minor}")' || finish
 
 step build 180 "$python" setup.py build_ext --inplace || finish
 
