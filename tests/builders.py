@@ -17,7 +17,7 @@ from detectron2.utils.env import seed_all_rng
 from mrcnn_plugin import add_mrcnn_config
 from mrcnn_plugin.data.masks import to_rle
 from mrcnn_plugin.engine import MRCNNTrainer
-from mrcnn_plugin.evaluation import MendingCOCOEvaluator
+from mrcnn_plugin.evaluation import AnalysingCOCOEvaluator
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = ROOT / "configs"
@@ -127,7 +127,7 @@ def perfect_predictions(name: str) -> tuple[list[dict], list[dict]]:
 
 def evaluate(name: str, predictions: tuple[list[dict], list[dict]], output_dir: Path) -> dict:
     """COCO's numbers of (inputs, outputs) on a registered data set."""
-    evaluator = MendingCOCOEvaluator(name, output_dir=str(output_dir), distributed=False)
+    evaluator = AnalysingCOCOEvaluator(name, output_dir=str(output_dir), distributed=False)
     evaluator.reset()
     evaluator.process(*predictions)
     return evaluator.evaluate()

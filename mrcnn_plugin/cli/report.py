@@ -1,75 +1,113 @@
-#!/usr/bin/env python3
-"""Make the report of a run again from what it left, or compare runs. No model, no network.
+"""Build the report of a run from its files again, or compare runs, without the model.
 
-mrcnn report RUN                           RUN/report.html
-mrcnn report RUN RUN [RUN ...]             comparison.html, differences from the first
-mrcnn report RUN --evaluate                computes APs and curves from predictions again
+Examples:
+    mrcnn report output/a                          writes output/a/report.html
+    mrcnn report output/a output/b                 writes output/a/comparison.html
+    mrcnn report output/a --evaluate               computes APs and curves from the predictions
+    mrcnn report output/a --image output/a.png     also draws images and curves into a PNG
 
-RUN is an OUTPUT_DIR: config.yaml, metrics.json, inference/. The data sets are looked for as in
-training (DETECTRON2_DATASETS); without them the page has no pictures and no data statistics.
+RUN is the OUTPUT_DIR of a run, with config.yaml, metrics.json and inference/. Datasets are located
+as in training (DETECTRON2_DATASETS). A dataset that is not available is skipped, so its images are
+missing in the report.
 """
 
 import argparse
-import sys
+import logging
+from collections.abc import Sequence
 from pathlib import Path
 
+import yaml
 from detectron2.config import CfgNode, get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from mrcnn_plugin import add_mrcnn_config
-from mrcnn_plugin.data import register_datasets
-from mrcnn_plugin.engine import start_logging
-from mrcnn_plugin.errors import RunError
-from mrcnn_plugin.evaluation import (
+from ..config import add_mrcnn_config
+from ..data import register_datasets
+from ..engine import start_logging
+from ..errors import RunError
+from ..evaluation import (
     build_comparison,
     build_report,
+    draw_run,
     has_analysis,
     rebuild_analysis,
 )
 
-
-def load_run(folder: str) -> CfgNode:
-    """The config of a run, which may have been moved since."""
-    file = Path(folder, "config.yaml")
-    if not file.exists():
-        sys.exit(f"report.py: {folder} has no config.yaml: give the OUTPUT_DIR of a run")
-    cfg = get_cfg()
-    add_mrcnn_config(cfg)
-    cfg.merge_from_file(str(file))
-    cfg.OUTPUT_DIR = folder
-    try:
-        register_datasets(cfg)
-    except (OSError, RunError) as error:
-        print(f"report.py: the data is not here: {error}", file=sys.stderr)
-    for name in {*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST} & {*DatasetCatalog}:
-        json_file = MetadataCatalog.get(name).get("json_file")
-        if json_file and not Path(json_file).exists():
-            print(f"report.py: {json_file} of data set '{name}' is not here", file=sys.stderr)
-            DatasetCatalog.remove(name)
-    return cfg
+logger = logging.getLogger(__name__)
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("runs", nargs="+", metavar="RUN", help="OUTPUT_DIR of a run")
-    parser.add_argument("-o", "--output", help="the page that compares runs (comparison.html)")
-    parser.add_argument(
-        "--evaluate",
-        action="store_true",
-        help="evaluate the predictions again",
+def argument_parser() -> argparse.ArgumentParser:
+    summary, _, details = __doc__.partition("\n\n")
+    parser = argparse.ArgumentParser(
+        prog="mrcnn report",
+        description=summary,
+        epilog=details,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    args = parser.parse_args()
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="OUTPUT_DIR of a run")
+    parser.add_argument(
+        "-o",
+        "--output",
+        metavar="HTML",
+        help="the file of a comparison; default: comparison.html in the first RUN",
+    )
+    parser.add_argument(
+        "--evaluate", action="store_true", help="evaluate the saved predictions again"
+    )
+    parser.add_argument(
+        "--image", metavar="PNG", help="draw images and curves of a single RUN into this file"
+    )
+    return parser
 
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = argument_parser().parse_args(argv)
+    if args.image and len(args.runs) > 1:
+        raise RunError(f"--image draws a single run, but {len(args.runs)} runs are given.")
+    if args.output and len(args.runs) == 1:
+        raise RunError("--output names the file of a comparison, but a single run is given.")
     start_logging(None)
     cfgs = [load_run(folder) for folder in args.runs]
     for cfg in cfgs:
         if (args.evaluate or not has_analysis(cfg)) and {*cfg.DATASETS.TEST} <= {*DatasetCatalog}:
             rebuild_analysis(cfg)
-    if len(cfgs) == 1:
-        print(build_report(cfgs[0]))
-    else:
-        print(build_comparison(cfgs, args.output or "comparison.html"))
+    if len(cfgs) > 1:
+        print(build_comparison(cfgs, args.output or Path(args.runs[0], "comparison.html")))
+        return
+    if args.image:
+        print(draw_run(cfgs[0], args.image))
+        print(f"ground truth, predictions and curves: {args.image}")
+    print(f"report: {build_report(cfgs[0])}")
 
 
-if __name__ == "__main__":
-    main()
+def load_run(folder: str) -> CfgNode:
+    """Load the config of a run, which may have been moved, and register its datasets.
+
+    Datasets whose annotations do not exist on this machine are not registered.
+
+    Raises:
+        RunError: there is no config, or it cannot be read.
+    """
+    cfg = _read_config(Path(folder, "config.yaml"))
+    cfg.OUTPUT_DIR = folder
+    try:
+        register_datasets(cfg)
+    except (OSError, RunError) as error:
+        logger.warning(f"The datasets of {folder} are not available: {error}")
+    for name in {*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST} & {*DatasetCatalog}:
+        json_file = MetadataCatalog.get(name).get("json_file")
+        if json_file and not Path(json_file).exists():
+            logger.warning(f"Dataset '{name}' is not available: {json_file} does not exist")
+            DatasetCatalog.remove(name)
+    return cfg
+
+
+def _read_config(file: Path) -> CfgNode:
+    if not file.exists():
+        raise RunError(f"{file} does not exist. Pass the OUTPUT_DIR of a run.")
+    cfg = get_cfg()
+    add_mrcnn_config(cfg)
+    try:
+        cfg.merge_from_file(str(file), allow_unsafe=False)
+    except (AssertionError, KeyError, ValueError, OSError, yaml.YAMLError) as error:
+        raise RunError(f"{file} is not the config of a run: {error}") from error
+    return cfg

@@ -18,7 +18,7 @@ from detectron2.modeling import GeneralizedRCNNWithTTA
 from detectron2.utils import comm
 
 from ..checkpoint.checkpointer import ReportingCheckpointer
-from ..evaluation import MendingCOCOEvaluator, inference_folder
+from ..evaluation import AnalysingCOCOEvaluator, inference_folder
 from .hooks.wandb_writer import WandbWriter
 from .monitoring import add_monitoring_hooks, build_step
 
@@ -102,7 +102,7 @@ class MRCNNTrainer(DefaultTrainer):
             output_dir = str(inference_folder(cfg, dataset_name))
         kind = MetadataCatalog.get(dataset_name).get("evaluator_type", "coco")
         if kind == "coco":
-            return MendingCOCOEvaluator(dataset_name, output_dir=output_dir)
+            return AnalysingCOCOEvaluator(dataset_name, output_dir=output_dir)
         if kind == "lvis":
             return LVISEvaluator(dataset_name, output_dir=output_dir)
         if kind == "pascal_voc":

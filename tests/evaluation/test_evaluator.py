@@ -1,21 +1,23 @@
-"""COCO evaluation of faulty json files, and the picture of a run."""
+"""COCO evaluation of faulty json files, and its analysis."""
 
 import json
 
-import cv2
 import numpy as np
 import pytest
 from builders import evaluate, forget, perfect_predictions
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
+from detectron2.evaluation import coco_evaluation
+from pycocotools.cocoeval import COCOeval
 
 from mrcnn_plugin.data import make_shapes
-from mrcnn_plugin.evaluation import MendingCOCOEvaluator, draw_comparison, save_run_picture
+from mrcnn_plugin.evaluation import AnalysingCOCOEvaluator
+from mrcnn_plugin.evaluation.analysis import load_analysis
 
 
 @pytest.fixture
 def dataset(tmp_path):
-    """`register(change)` registers drawn shapes whose json `change` has been applied to."""
+    """`register(change)` registers drawn shapes after applying `change` to their json."""
     names = []
 
     def register(change=lambda content: None):
@@ -49,13 +51,13 @@ def test_perfect_detections_score_100(dataset, tmp_path, fault):
     assert results["segm"]["AP"] == pytest.approx(100)
 
 
-def test_the_voc_photographs_numbered_from_0_score_100(photographs, tmp_path):
+def test_voc_annotations_numbered_from_0_become_usable(photographs, tmp_path):
     """A real file with annotation id 0: stock COCOEvaluator gives perfect detections 94.9."""
     root = photographs / "labelme_voc3/data_dataset_coco"
     name = "labelme_voc3_test"
     register_coco_instances(name, {}, str(root / "annotations.json"), str(root))
     try:
-        coco = MendingCOCOEvaluator(name, output_dir=str(tmp_path), distributed=False)._coco_api
+        coco = AnalysingCOCOEvaluator(name, output_dir=str(tmp_path), distributed=False)._coco_api
         assert min(coco.getAnnIds()) == 1
         results = coco.loadRes([{**a, "score": 1.0} for a in coco.dataset["annotations"]])
         assert len(results.getAnnIds()) == 12
@@ -63,7 +65,7 @@ def test_the_voc_photographs_numbered_from_0_score_100(photographs, tmp_path):
         forget(name)
 
 
-def test_one_missed_object_costs_what_coco_says(dataset, tmp_path):
+def test_one_missed_object_lowers_the_recall(dataset, tmp_path):
     """A class with n objects of which one is missed has recall (n-1)/n, hence AP of about that."""
     name = dataset()
     inputs, outputs = perfect_predictions(name)
@@ -78,35 +80,44 @@ def test_one_missed_object_costs_what_coco_says(dataset, tmp_path):
     assert results["segm"][f"AP-{class_name}"] == pytest.approx(100 * reached / 101)
 
 
-def test_picture_of_a_run(dataset, tmp_path):
-    name = dataset()
-    images = DatasetCatalog.get(name)
-    _, outputs = perfect_predictions(name)
-    pairs = [
-        draw_comparison(image, output["instances"], MetadataCatalog.get(name), scale=2)
-        for image, output in zip(images, outputs)
-    ]
-    photograph = cv2.resize(cv2.imread(images[0]["file_name"])[..., ::-1], (256, 256))
-    for drawn in pairs[0]:
-        assert drawn.shape == (256, 256, 3)
-        assert np.abs(drawn.astype(int) - photograph).mean() > 3  # something is drawn on it
-    losses = ("total_loss", "loss_rpn_cls", "loss_rpn_loc", "loss_cls", "loss_box_reg", "loss_mask")
-    lines = [{"iteration": i, **dict.fromkeys(losses, 1.0 / i)} for i in (1, 2, 3)]
-    lines[-1].update({"segm/AP": 40.0, "bbox/AP": 50.0})
-    (tmp_path / "metrics.json").write_text("\n".join(map(json.dumps, lines)))
-    save_run_picture(tmp_path / "pictures/run.png", pairs, tmp_path / "metrics.json", "a run")
-    picture = cv2.imread(str(tmp_path / "pictures/run.png"))
-    assert picture.shape[1] > 800 and picture.std() > 10
+class EmptyCOCOeval(COCOeval):
+    """Stands for detectron2's compiled `COCOeval_opt`, which never fills `evalImgs`."""
+
+    def evaluate(self):
+        super().evaluate()
+        self._kept = self.evalImgs
+        self.evalImgs = {}
+
+    def accumulate(self, p=None):
+        self.evalImgs = self._kept
+        super().accumulate(p)
+        self.evalImgs = {}
 
 
-def test_low_scores_are_not_drawn(dataset):
+def test_analysis_is_complete_with_a_compiled_detectron2(dataset, tmp_path, monkeypatch):
+    monkeypatch.setattr(coco_evaluation, "COCOeval_opt", EmptyCOCOeval)
     name = dataset()
-    (image, *_), (_, (output, *_)) = DatasetCatalog.get(name), perfect_predictions(name)
-    metadata = MetadataCatalog.get(name)
-    output["instances"].scores.fill_(0.1)
-    _, nothing = draw_comparison(image, output["instances"], metadata)
-    _, everything = draw_comparison(image, output["instances"], metadata, min_score=0.05)
-    blank = cv2.imread(image["file_name"])[..., ::-1]
-    assert (
-        np.abs(nothing.astype(int) - blank).mean() < np.abs(everything.astype(int) - blank).mean()
-    )
+    evaluate(name, perfect_predictions(name), tmp_path)
+    analysis = load_analysis(tmp_path)
+    images = {image["image_id"] for image in DatasetCatalog.get(name)}
+    assert analysis["images"] == dict.fromkeys(images, pytest.approx(100))
+    num_instances = sum(len(image["annotations"]) for image in DatasetCatalog.get(name))
+    assert sum(analysis["calibration"]["count"]) == num_instances
+    assert analysis["pr"]["segm"]["precision"][0] == [1.0] * 101
+
+
+def test_an_error_of_the_analysis_is_not_swallowed(dataset, tmp_path, monkeypatch):
+    def fail(*_):
+        raise RuntimeError("analysis failed")
+
+    monkeypatch.setattr("mrcnn_plugin.evaluation.evaluator.analyse", fail)
+    name = dataset()
+    with pytest.raises(RuntimeError, match="analysis failed"):
+        evaluate(name, perfect_predictions(name), tmp_path)
+
+
+def test_the_json_file_is_not_changed(dataset, tmp_path):
+    name = dataset(numbered_from_0)
+    before = (tmp_path / f"{name}.json").read_bytes()
+    evaluate(name, perfect_predictions(name), tmp_path / "out")
+    assert (tmp_path / f"{name}.json").read_bytes() == before
