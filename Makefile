@@ -5,7 +5,8 @@ NATIVE = $(shell find csrc tests/layers -name '*.h' -o -name '*.inc' -o -name '*
 .PHONY: demo test test-all setup lint format clean
 
 demo: setup   ## train, evaluate and draw a small Mask R-CNN on drawn shapes
-	.venv/bin/python tools/shapes_demo.py
+	.venv/bin/python -m mrcnn_plugin train --config-file configs/mask_rcnn_shapes_C4.yaml
+	.venv/bin/python -m mrcnn_plugin report output/shapes --image output/shapes/demo.png
 
 test: setup   ## every test that runs in seconds
 	.venv/bin/python -m pytest -m "not slow" tests

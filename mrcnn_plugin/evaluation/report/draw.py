@@ -88,7 +88,7 @@ def draw_instances(
     boxes = np.asarray(boxes, dtype=float).reshape(-1, 4)
     visualizer = Visualizer(image, scale=scale)
     canvas = visualizer.overlay_instances(
-        boxes=boxes, masks=masks if len(masks) else None, assigned_colors=colors
+        boxes=boxes, masks=masks if len(masks) else None, assigned_colors=colors, alpha=0.6
     )
     areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
     for index in np.argsort(-areas):  # small objects on top, as detectron2 draws masks

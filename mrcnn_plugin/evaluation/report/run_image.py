@@ -19,6 +19,7 @@ from .images import read_predictions
 from .metrics_log import read_metrics, series
 
 _WIDTH = 320  # pixels of each drawing
+_NUM_COLORS = 128  # of the PNG; keeps eight images below 300 kB
 
 
 def draw_run(cfg: CfgNode, path: str | Path, *, num_images: int = 8) -> str:
@@ -78,7 +79,7 @@ def save_run_image(
     metrics: dict[int, dict[str, float]],
     title: str,
 ) -> None:
-    """Save a PNG of 256 colors with two pairs of `draw_comparison` per row, above the curves.
+    """Save a PNG with two pairs of `draw_comparison` per row, above the curves.
 
     Args:
         path: where to write the PNG.
@@ -105,4 +106,7 @@ def save_run_image(
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=80)
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    Image.open(buffer).convert("RGB").quantize(256).save(path, format="PNG", optimize=True)
+    image = Image.open(buffer).convert("RGB")
+    # This method keeps the colors of thin curves, which the default one merges.
+    image = image.quantize(_NUM_COLORS, method=Image.Quantize.MAXCOVERAGE, kmeans=3)
+    image.save(path, format="PNG", optimize=True)
