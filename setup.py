@@ -9,7 +9,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from setuptools import Extension, setup
+from setuptools import Extension, find_packages, setup
 
 try:
     import torch
@@ -106,6 +106,13 @@ def native_extension():
 
 
 setup(
+    # configs/ is at the top of a checkout and in the package of a wheel: see get_config_file.
+    packages=[*find_packages(include=["mrcnn_plugin", "mrcnn_plugin.*"]), "mrcnn_plugin.configs"],
+    package_dir={"mrcnn_plugin.configs": "configs"},
+    package_data={
+        "mrcnn_plugin.configs": ["**/*.yaml", "**/*.py"],
+        "mrcnn_plugin.evaluation.report": ["templates/*"],
+    },
     ext_modules=[native_extension()],
     cmdclass={"build_ext": AtomicBuildExtension},
     options={"bdist_wheel": {"py_limited_api": "cp310"}},

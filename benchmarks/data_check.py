@@ -12,10 +12,10 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from mrcnn_plugin.data.problems import Findings
 
 from mrcnn_plugin.data.check import check_content
 from mrcnn_plugin.data.coco_file import read_coco_json
-from mrcnn_plugin.data.findings import Findings
 
 HEIGHT, WIDTH = 480, 640
 
@@ -62,7 +62,7 @@ def main():
         start = time.perf_counter()
         content = read_coco_json(str(json_file))
         read = time.perf_counter() - start
-        findings = Findings("synthetic")
+        findings = Findings("synthetic", mend=True)
         start = time.perf_counter()
         check_content(content, findings, str(Path(folder, "images")))
         checked = time.perf_counter() - start

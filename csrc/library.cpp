@@ -1,5 +1,5 @@
-// The schemas of every native op. Each *_cpu.cpp and *_cuda.cu registers its own kernels; autograd
-// and the shape functions stand in mrcnn_plugin/roi_align.py.
+// The schemas of every native op. Each backend registers its kernels; autograd and the shape
+// functions are in mrcnn_plugin/layers/roi_align.py.
 #include <torch/csrc/stable/library.h>
 
 STABLE_TORCH_LIBRARY(mrcnn_plugin, m) {
@@ -26,6 +26,4 @@ STABLE_TORCH_LIBRARY(mrcnn_plugin, m) {
       "bool aligned, str mode, int bin_stride) -> Tensor");
   // The instruction set that the CPU kernels use: baseline, avx2 or avx512.
   m.def("cpu_isa() -> str");
-  // How many MiB of freed results the CPU kernels keep for the next ones; returns what it was.
-  m.def("set_output_cache(int megabytes) -> int");
 }

@@ -9,6 +9,7 @@
 
 #include <cmath>
 #include <cstdint>
+#include <type_traits>
 
 #if defined(__CUDACC__)
 #define MRCNN_HOST_DEVICE __host__ __device__ inline
@@ -17,6 +18,10 @@
 #endif
 
 namespace mrcnn_plugin {
+
+/// The type of sums and weights: float32, or float64 for float64 features.
+template <typename T>
+using accumulate_t = std::conditional_t<std::is_same_v<T, double>, double, float>;
 
 struct RoiAlignOptions {
   int64_t pooled_height;  // bins of the full grid
@@ -138,31 +143,56 @@ MRCNN_HOST_DEVICE Tap<coord_t> mean_tap(const Axis<coord_t>& axis, const Run<coo
           (run.first.w_hi + run.last.w_hi) * half, run.first.valid};
 }
 
-/// Walks over the samples of a bin that can be its maximum: the first and the last of each run.
-template <typename coord_t>
-struct ExtremeSamples {
-  const Axis<coord_t>& axis;
-  int64_t bin;
-  Run<coord_t> run;
-  bool at_last;
+/// Calls emit(pixel, weight) for every pixel that the average of a bin reads, in the order in which
+/// the samples reach them. A pixel of weight zero is never emitted, so a NaN or an infinity in it
+/// cannot reach the bin.
+template <typename acc_t, typename coord_t, typename Emit>
+MRCNN_HOST_DEVICE void for_each_term(const Axis<coord_t>& axis, int64_t bin, const Emit& emit) {
+  constexpr int kPending = 3;  // consecutive runs share a pixel, which is among the last three
+  int64_t pixels[kPending];
+  acc_t weights[kPending];
+  int pending = 0;
+  const auto add = [&](int64_t pixel, acc_t weight) {
+    if (weight == 0) return;
+    for (int i = pending - 1; i >= 0; --i) {
+      if (pixels[i] != pixel) continue;
+      weights[i] += weight;
+      return;
+    }
+    if (pending == kPending) {
+      emit(pixels[0], weights[0]);
+      for (int i = 1; i < kPending; ++i) pixels[i - 1] = pixels[i], weights[i - 1] = weights[i];
+      --pending;
+    }
+    pixels[pending] = pixel, weights[pending] = weight;
+    ++pending;
+  };
+  for (int64_t sample = 0; sample < axis.samples;) {
+    const Run<coord_t> run = run_from(axis, bin, sample);
+    const Tap<coord_t> mean = mean_tap(axis, run);
+    add(mean.lo, static_cast<acc_t>(mean.w_lo));
+    add(mean.hi, static_cast<acc_t>(mean.w_hi));
+    sample = run.end;
+  }
+  for (int i = 0; i < pending; ++i) emit(pixels[i], weights[i]);
+}
 
-  MRCNN_HOST_DEVICE ExtremeSamples(const Axis<coord_t>& axis, int64_t bin)
-      : axis(axis), bin(bin), run{}, at_last(false) {
-    start(0);
+/// Calls emit(sample, tap) for every sample on the map that can be the maximum of a bin: the first
+/// and the last of each run. Returns whether the bin also has samples outside the map.
+template <typename coord_t, typename Emit>
+MRCNN_HOST_DEVICE bool for_each_sample(const Axis<coord_t>& axis, int64_t bin, const Emit& emit) {
+  bool cut = false;
+  for (int64_t sample = 0; sample < axis.samples;) {
+    const Run<coord_t> run = run_from(axis, bin, sample);
+    if (run.first.valid) {
+      emit(run.begin, run.first);
+      if (run.end - run.begin > 1) emit(run.end - 1, run.last);
+    } else {
+      cut = true;
+    }
+    sample = run.end;
   }
-  MRCNN_HOST_DEVICE bool done() const { return run.begin >= axis.samples; }
-  MRCNN_HOST_DEVICE int64_t index() const { return at_last ? run.end - 1 : run.begin; }
-  MRCNN_HOST_DEVICE const Tap<coord_t>& tap() const { return at_last ? run.last : run.first; }
-  MRCNN_HOST_DEVICE void advance() {
-    at_last = !at_last && run.end - run.begin > 1;
-    if (!at_last) start(run.end);
-  }
-
- private:
-  MRCNN_HOST_DEVICE void start(int64_t sample) {
-    run.begin = sample;
-    if (!done()) run = run_from(axis, bin, sample);
-  }
-};
+  return cut;
+}
 
 }  // namespace mrcnn_plugin

@@ -1,5 +1,6 @@
 """`python -m mrcnn_plugin` is the command `mrcnn`."""
 
-from mrcnn_plugin.cli.main import main
+from mrcnn_command import main
 
-main()
+if __name__ == "__main__":
+    main()

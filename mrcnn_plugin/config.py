@@ -1,13 +1,36 @@
 """The config keys that detectron2 lacks. The five of the model cite their symbol or section."""
 
+import math
+from collections.abc import Iterator
+
 from detectron2.config import CfgNode as CN
+
+from .errors import ConfigError
+
+# Keys that were under MODEL.MRCNN -> where they are now.
+RENAMED_KEYS = {
+    "DATASETS": "DATASETS.FILES",
+    "CLASS_NAMES": "DATASETS.CLASS_NAMES",
+    "VAL_FRACTION": "DATASETS.VAL_FRACTION",
+    "VAL_SEED": "DATASETS.VAL_SEED",
+    "CHECK_DATA": "DATASETS.CHECK",
+    "DROP_BAD_DATA": "DATASETS.DROP_BAD",
+    "ACCUMULATE": "SOLVER.ACCUMULATE",
+    "EMA_DECAY": "SOLVER.EMA_DECAY",
+    "VAL_LOSS": "TEST.VAL_LOSS",
+    "BEST_METRIC": "TEST.BEST_METRIC",
+    "EARLY_STOP_PATIENCE": "TEST.EARLY_STOP_PATIENCE",
+    "REPORT": "TEST.REPORT",
+    "WANDB_PROJECT": "WANDB_PROJECT",
+}
 
 
 def add_mrcnn_config(cfg: CN) -> None:
     """Add the plugin's keys to a detectron2 config, in place.
 
     Call it between `get_cfg()` and `cfg.merge_from_file(...)`. Everything that detectron2 already
-    has a key for is set by that key.
+    has a key for is set by that key. Merging a key that has been renamed raises a KeyError that
+    names the new one.
     """
     cfg.MODEL.MRCNN = CN()
 
@@ -59,3 +82,42 @@ def add_mrcnn_config(cfg: CN) -> None:
     cfg.TEST.REPORT = True
     # Weights & Biases project that receives the scalars as well. "" disables it.
     cfg.WANDB_PROJECT = ""
+
+    for old, new in RENAMED_KEYS.items():
+        # A config that is based on mrcnn_plugin.env has them already.
+        if not cfg.key_is_renamed(f"MODEL.MRCNN.{old}"):
+            cfg.register_renamed_key(f"MODEL.MRCNN.{old}", new)
+
+
+def config_leaves(node: CN, prefix: str = "") -> Iterator[tuple[str, object]]:
+    """(dotted key, value) of every leaf of a config."""
+    for key, value in node.items():
+        if isinstance(value, CN):
+            yield from config_leaves(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def check_mrcnn_config(cfg: CN) -> None:
+    """Check the values of the five keys of `MODEL.MRCNN`.
+
+    Raises:
+        ConfigError: a value is not one that a model can be built from.
+    """
+    keys = cfg.MODEL.MRCNN
+    if not 0 <= keys.RPN_LAMBDA < math.inf:
+        raise ConfigError(f"MODEL.MRCNN.RPN_LAMBDA is {keys.RPN_LAMBDA}; expected 0 or more")
+    if not 0 <= keys.RPN_N_REG < math.inf:
+        raise ConfigError(
+            f"MODEL.MRCNN.RPN_N_REG is {keys.RPN_N_REG}; expected a positive number, or 0 for the "
+            "number of anchor locations"
+        )
+    _check_choice("ROI_ALIGN_MODE", keys.ROI_ALIGN_MODE, ("avg", "max"))
+    _check_choice("RES5_STRIDE", keys.RES5_STRIDE, (1, 2))
+    _check_choice("MASK_LOSS", keys.MASK_LOSS, ("sigmoid", "softmax"))
+
+
+def _check_choice(name: str, value: object, choices: tuple) -> None:
+    if value not in choices:
+        expected = " or ".join(repr(choice) for choice in choices)
+        raise ConfigError(f"MODEL.MRCNN.{name} is {value!r}; expected {expected}")

@@ -1,5 +1,6 @@
 """Markers, seeds and the paths that tests share."""
 
+import logging
 import os
 import random
 from pathlib import Path
@@ -17,6 +18,7 @@ if EMULATION:
         EMULATION if Path(path).parent.name == "mrcnn_plugin" else path
     )
 
+import detectron2  # noqa: E402
 from builders import ROOT, forget, load_cfg  # noqa: E402
 from detectron2.data.datasets import register_coco_instances  # noqa: E402
 
@@ -24,7 +26,7 @@ from mrcnn_plugin.data import make_shapes  # noqa: E402
 
 
 def pytest_runtest_setup(item):
-    """`gpu` tests skip where there is no card; they fail there when REQUIRE_GPU=1 demands one."""
+    """Skip `gpu` tests on a machine without a GPU, or fail them there if REQUIRE_GPU=1."""
     if item.get_closest_marker("gpu") and not torch.cuda.is_available() and not EMULATION:
         if os.environ.get("REQUIRE_GPU") == "1":
             pytest.fail("REQUIRE_GPU=1, but torch sees no CUDA device")
@@ -38,23 +40,36 @@ def seeded():
     torch.manual_seed(0)
 
 
+@pytest.fixture(autouse=True)
+def restored_logging():
+    """`start_logging` in a test does not change what later tests log."""
+    loggers = [logging.getLogger(name) for name in (detectron2.__name__, "fvcore", "mrcnn_plugin")]
+    saved = [(list(log.handlers), log.level, log.propagate) for log in loggers]
+    yield
+    for log, (handlers, level, propagate) in zip(loggers, saved):
+        for handler in {*log.handlers} - {*handlers}:
+            handler.close()
+        log.handlers, log.propagate = handlers, propagate
+        log.setLevel(level)
+
+
 @pytest.fixture
 def device():
-    """Where the CUDA kernels are: the card, or the CPU where they are emulated."""
+    """The device of the CUDA kernels: the GPU, or the CPU if they are emulated there."""
     return "cpu" if EMULATION else "cuda"
 
 
 @pytest.fixture
 def photographs():
-    """Directory of real photographs with COCO annotations: coco_tiny/, fruits_nuts/, labelme_voc3/.
+    """Directory of photographs with annotations: coco_tiny/, fruits_nuts/, labelme_voc3/.
 
-    They are not part of this repository. MRCNN_TEST_DATA names the directory; ../shared/data is
-    looked at otherwise.
+    They are not part of this repository. MRCNN_TEST_DATA names the directory; the default is
+    ../shared/data.
     """
     path = Path(os.environ.get("MRCNN_TEST_DATA", ROOT.parent / "shared/data"))
     if not path.is_dir():
         pytest.skip(
-            f"no photographs at {path}: set MRCNN_TEST_DATA (docs/training.md says to what)"
+            f"there are no photographs at {path}: set MRCNN_TEST_DATA (see docs/training.md)"
         )
     return path
 
@@ -63,7 +78,7 @@ def photographs():
 def shapes_cfg(tmp_path):
     """`shapes_cfg(*opts)`: a config of a few channels that trains on six drawings in this process.
 
-    The data sets are `drawn_train` and `drawn_val`; `OUTPUT_DIR` exists and is new for each call.
+    The datasets are `drawn_train` and `drawn_val`; `OUTPUT_DIR` exists and is new for each call.
     """
     names = {"drawn_train": (6, 5), "drawn_val": (3, 6)}
     for name, (count, seed) in names.items():

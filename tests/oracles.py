@@ -6,7 +6,7 @@ import numpy as np
 
 
 def bilinear(image, y, x):
-    """The document's P(x, y) from its four neighbours Q, or None for a point off the map.
+    """The bilinear value P(x, y) of four neighbours Q, or None for a point outside the map.
 
     image: (H, W); its pixel (0, 0) has its centre at y = x = 0 here. The map reaches one pixel
     beyond its outermost centres and is constant there.
@@ -35,7 +35,7 @@ def roi_edges(low, high, scale, aligned):
 
 
 def bin_value(image, ys, xs, mode):
-    """The average or maximum of the samples at ys x xs; those off the map count as zero."""
+    """The average or maximum of the samples at ys x xs. Those outside the map count as zero."""
     samples = [bilinear(image, y, x) for y in ys for x in xs]
     values = [0.0 if s is None else s for s in samples]
     if not values:
@@ -74,7 +74,7 @@ def roi_align(
 
 
 def axis_matrix(extent, low, high, bins, spatial_scale, sampling_ratio, aligned=True):
-    """(bins, extent): the share of every pixel in the average over every bin of one axis.
+    """(bins, extent): the share of each pixel in the average over each bin of one axis.
 
     For boxes of many samples: average RoIAlign is `axis_matrix(y) @ image @ axis_matrix(x).T`.
     """

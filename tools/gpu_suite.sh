@@ -95,6 +95,6 @@ else
   note initcheck "skipped: no compute-sanitizer" 0
 fi
 
-step benchmark 150 "$python" benchmarks/roi_align.py
+step benchmark 150 "$python" benchmarks/roi_align.py --device cuda
 
 finish

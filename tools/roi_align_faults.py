@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Bad input to RoIAlign: what torchvision does and what mrcnn_plugin does, as a markdown table.
+"""Compares torchvision's and mrcnn_plugin's RoIAlign on bad input, as a Markdown table.
 
     python tools/roi_align_faults.py           both, side by side (docs/roi_align.md)
-    python tools/roi_align_faults.py --ours    mrcnn_plugin alone
+    python tools/roi_align_faults.py --ours    only mrcnn_plugin
 
-Each case runs in a process of its own, a fork with limited time and memory, so that a crash is one
-more answer. Exits with an error when mrcnn_plugin answers otherwise than it should in either mode.
-CPU, Linux.
+Each case runs in its own process, a fork with limited time and memory, so that a crash is one more
+result. The exit status is not 0 if mrcnn_plugin's result is not the expected one in either mode. It
+runs on the CPU, on Linux.
 """
 
 import argparse
@@ -144,7 +144,7 @@ def options(op, args, size=3, grad=False, rois=torch.float32, features=torch.flo
 @case("float16, box at 1300 px", "error below 0.002", torch.float16)
 @case("bfloat16, box at 1300 px", "error below 0.02", torch.bfloat16)
 def half(op, args):
-    """RoIs in the dtype that the op takes: torchvision asks for that of the features."""
+    """RoIs in the dtype that the op accepts, which for torchvision is that of the features."""
     features = torch.randn(1, 4, 60, 90, generator=torch.Generator().manual_seed(0)).to(args[0])
     rois = torch.tensor([[0, 1201.3, 803.7, 1377.1, 911.9]])
     expected = op(features.double(), rois.double(), 7, 1 / 16)
@@ -256,18 +256,18 @@ def shorten(text, width=80):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--ours", action="store_true", help="mrcnn_plugin alone")
-    alone = parser.parse_args().ours
+    parser.add_argument("--ours", action="store_true", help="only mrcnn_plugin")
+    only_ours = parser.parse_args().ours
     theirs_title = f"torchvision {torchvision.__version__.split('+')[0]}"
-    print("| input |" + ("" if alone else f" {theirs_title} |") + " mrcnn_plugin |")
-    print("|---|" + ("" if alone else "---|") + "---|")
+    print("| input |" + ("" if only_ours else f" {theirs_title} |") + " mrcnn_plugin |")
+    print("|---|" + ("" if only_ours else "---|") + "---|")
     wrong = []
     for title, expected, answer in itertools.chain(*CASES.values()):
         for mode in ("max", "avg"):
             outcome = run(answer, functools.partial(ours, mode=mode))
             if not agrees(outcome, expected):
                 wrong.append(f"{title}, mode {mode!r}: {outcome!r} instead of {expected!r}")
-        columns = [title, *([] if alone else [run(answer, theirs)]), outcome]
+        columns = [title, *([] if only_ours else [run(answer, theirs)]), outcome]
         print("| " + " | ".join(map(shorten, columns)) + " |", flush=True)
     if wrong:
         sys.exit("mrcnn_plugin answers otherwise than it should:\n  " + "\n  ".join(wrong))

@@ -1,4 +1,4 @@
-"""Mask R-CNN on ResNet-50-C4: the model of configs/mask_rcnn_R50_C4.yaml as a LazyConfig."""
+"""Repeats mask_rcnn_R50_C4.yaml as a LazyConfig."""
 
 from .mask_rcnn_R101_C4 import dataloader, lr_multiplier, model, optimizer, train  # noqa: F401
 

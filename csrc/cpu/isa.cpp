@@ -7,7 +7,7 @@
 
 #include "cpu/kernels.h"
 
-namespace mrcnn_plugin {
+namespace mrcnn_plugin::cpu {
 namespace {
 
 constexpr const char* kNames[] = {"baseline", "avx2", "avx512"};
@@ -38,15 +38,15 @@ Isa choose_isa() {
 
 }  // namespace
 
-Isa cpu_isa() {
+Isa current_isa() {
   static const Isa isa = choose_isa();
   return isa;
 }
 
-std::string cpu_isa_name() { return kNames[static_cast<int>(cpu_isa())]; }
+std::string isa_name() { return kNames[static_cast<int>(current_isa())]; }
 
-}  // namespace mrcnn_plugin
+}  // namespace mrcnn_plugin::cpu
 
 STABLE_TORCH_LIBRARY_IMPL(mrcnn_plugin, CompositeExplicitAutograd, m) {
-  m.impl("cpu_isa", TORCH_BOX(&mrcnn_plugin::cpu_isa_name));
+  m.impl("cpu_isa", TORCH_BOX(&mrcnn_plugin::cpu::isa_name));
 }

@@ -4,11 +4,11 @@
 
 #include <string>
 
-namespace mrcnn_plugin {
+namespace mrcnn_plugin::cpu {
 
 enum class Isa { kBaseline, kAvx2, kAvx512 };
 
-Isa cpu_isa();
-std::string cpu_isa_name();
+Isa current_isa();
+std::string isa_name();
 
-}  // namespace mrcnn_plugin
+}  // namespace mrcnn_plugin::cpu

@@ -19,11 +19,7 @@
 
 #include "roi_align_geometry.h"
 
-namespace mrcnn_plugin {
-
-/// Sums are float32, or float64 for float64 features.
-template <typename T>
-using accumulate_t = std::conditional_t<std::is_same_v<T, double>, double, float>;
+namespace mrcnn_plugin::cpu {
 
 /// Argmax as wide as the values it belongs to, so that both fill the same vectors.
 template <typename acc_t>
@@ -121,4 +117,4 @@ Kernels<T> kernels(bool narrow);
 }
 #endif
 
-}  // namespace mrcnn_plugin
+}  // namespace mrcnn_plugin::cpu

@@ -4,11 +4,14 @@
 #include <algorithm>
 
 #include "cpu/isa.h"
-#include "cpu_memory.h"
 #include "cpu/plan.h"
 #include "cpu/threads.h"
+#include "roi_align.h"
 
-namespace mrcnn_plugin {
+namespace mrcnn_plugin::cpu {
+
+/// A result of at least this many bytes does not fit the caches of any processor.
+constexpr int64_t kLargeResult = int64_t{32} << 20;
 
 template <typename Entry>
 constexpr bool is_max = false;
@@ -17,7 +20,7 @@ constexpr bool is_max<Sample<acc_t>> = true;
 
 template <typename T>
 Kernels<T> kernels_for(bool narrow) {
-  switch (cpu_isa()) {
+  switch (current_isa()) {
 #ifdef MRCNN_MULTIPLE_ISAS
     case Isa::kAvx512:
       return avx512::kernels<T>(narrow);
@@ -233,4 +236,4 @@ void backward(const Tensor& grad_output, const Tensor& argmax, Plan<Entry>& plan
       [&](const Slab& slab, int64_t, Workspace<T>& space) { compute(plan, slab, space); });
 }
 
-}  // namespace mrcnn_plugin
+}  // namespace mrcnn_plugin::cpu

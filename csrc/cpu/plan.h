@@ -5,9 +5,10 @@
 #include <algorithm>
 #include <vector>
 
-#include "roi_align_arguments.h"
+#include "cpu/kernels.h"
+#include "tensor.h"
 
-namespace mrcnn_plugin {
+namespace mrcnn_plugin::cpu {
 
 /// Lists of entries: list i is [starts[i], starts[i + 1]). Positions count from `begin`.
 template <typename Entry>
@@ -43,31 +44,12 @@ Samples<acc_t> view(const AxisPlan<Sample<acc_t>>& plan) {
 
 // ---- The average -------------------------------------------------------------------------------
 
-/// Adds to the pixel's term of this bin; runs meet at pixels, so it is among the last three. A
-/// pixel of weight zero is not read at all, so what it holds (NaN, infinity) cannot leak into the
-/// bin.
-template <typename acc_t>
-void add(AxisPlan<Term<acc_t>>& plan, int64_t pixel, acc_t weight) {
-  if (weight == 0) return;
-  plan.touch(pixel, pixel);
-  const size_t size = plan.entries.size(), bin_start = plan.starts.back();
-  for (size_t i = size; i > bin_start && i + 3 > size; --i) {
-    if (plan.entries[i - 1].at != pixel) continue;
-    plan.entries[i - 1].weight += weight;
-    return;
-  }
-  plan.entries.push_back({pixel, weight});
-}
-
 template <typename acc_t, typename coord_t>
 void append_bin(AxisPlan<Term<acc_t>>& plan, const Axis<coord_t>& axis, int64_t bin) {
-  for (int64_t sample = 0; sample < axis.samples;) {
-    const Run<coord_t> run = run_from(axis, bin, sample);
-    const Tap<coord_t> mean = mean_tap(axis, run);
-    add(plan, mean.lo, static_cast<acc_t>(mean.w_lo));
-    add(plan, mean.hi, static_cast<acc_t>(mean.w_hi));
-    sample = run.end;
-  }
+  for_each_term<acc_t>(axis, bin, [&](int64_t pixel, acc_t weight) {
+    plan.touch(pixel, pixel);
+    plan.entries.push_back({pixel, weight});
+  });
   plan.end_list();
 }
 
@@ -108,15 +90,11 @@ void pad(AxisPlan<Term<acc_t>>& plan, int64_t zero) {
 
 template <typename acc_t, typename coord_t>
 void append_bin(AxisPlan<Sample<acc_t>>& plan, const Axis<coord_t>& axis, int64_t bin) {
-  bool cut = false;
-  for (ExtremeSamples<coord_t> sample(axis, bin); !sample.done(); sample.advance()) {
-    const Tap<coord_t>& tap = sample.tap();
-    cut |= !tap.valid;
-    if (!tap.valid) continue;
+  const bool cut = for_each_sample(axis, bin, [&](int64_t index, const Tap<coord_t>& tap) {
     plan.touch(tap.lo, tap.hi);
-    plan.entries.push_back({sample.index(), tap.lo, tap.hi, static_cast<acc_t>(tap.w_lo),
-                            static_cast<acc_t>(tap.w_hi)});
-  }
+    plan.entries.push_back(
+        {index, tap.lo, tap.hi, static_cast<acc_t>(tap.w_lo), static_cast<acc_t>(tap.w_hi)});
+  });
   plan.cut.push_back(cut);
   plan.end_list();
 }
@@ -261,4 +239,4 @@ Plan<Entry> make_plan(const Rois& rois, int64_t batch, int64_t height, int64_t w
              : plan_rois<Entry, float>(rois, batch, height, width, options, direction);
 }
 
-}  // namespace mrcnn_plugin
+}  // namespace mrcnn_plugin::cpu

@@ -10,7 +10,7 @@
 
 #include "cpu/kernels.h"
 
-namespace mrcnn_plugin {
+namespace mrcnn_plugin::cpu {
 
 /// Memory that is not initialised, on a cache line.
 template <typename E>
@@ -75,4 +75,4 @@ struct SlabLoop {
   }
 };
 
-}  // namespace mrcnn_plugin
+}  // namespace mrcnn_plugin::cpu

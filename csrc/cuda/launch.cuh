@@ -1,4 +1,5 @@
-// Launching a kernel on the current stream, and memory for what kernels leave to each other.
+// Kernel launches on the current stream, scratch memory between kernels, and the division of a
+// tensor among the threads of a kernel.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -14,9 +15,9 @@
 
 #include <vector>
 
-#include "cuda/plan.cuh"
+#include "tensor.h"
 
-namespace mrcnn_plugin {
+namespace mrcnn_plugin::cuda {
 
 inline cudaStream_t current_stream(const Tensor& t) {
   void* stream = nullptr;
@@ -52,14 +53,101 @@ class Scratch {
     return static_cast<T*>(held_.back().mutable_data_ptr());
   }
 
-  template <typename Entry>
-  Lists<Entry> lists(int64_t rois, int64_t lists, int64_t room) {
-    return {take<Entry>(rois * lists * room), take<int32_t>(rois * lists), lists, room};
-  }
-
  private:
   const Tensor& like_;
   std::vector<Tensor> held_;
 };
 
-}  // namespace mrcnn_plugin
+// ---- Threads -----------------------------------------------------------------------------------
+
+constexpr int kChannels = 8;  // share a thread's look-ups in the plan; loops over them are unrolled
+
+__device__ inline int64_t thread_index() {
+  return static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+}
+
+/// a * b + c, fused: the compiler may not do that by itself, for the sake of coordinates.
+__device__ inline float multiply_add(float a, float b, float c) { return fmaf(a, b, c); }
+__device__ inline double multiply_add(double a, double b, double c) { return fma(a, b, c); }
+
+/// How threads share a tensor (n, channels, height, width). The channels of a thread are `tiles`
+/// apart, so that at each of them neighbouring threads access neighbouring elements: along the
+/// channels where those are innermost in memory (channels_last), else along the width.
+struct Tiling {
+  int64_t n, channels, height, width, tiles;
+  bool channels_last;
+
+  explicit Tiling(const Tensor& t)
+      : n(t.size(0)),
+        channels(t.size(1)),
+        height(t.size(2)),
+        width(t.size(3)),
+        tiles((channels + kChannels - 1) / kChannels),
+        channels_last(t.stride(1) == 1) {}
+
+  MRCNN_HOST_DEVICE int64_t threads() const { return n * tiles * height * width; }
+};
+
+/// The place of one thread: element [n, tile + k * tiles, y, x] for each k below `channels`.
+struct Cell {
+  int64_t n, tile, y, x, tiles;
+  int channels;
+
+  __device__ Cell(int64_t thread, const Tiling& tiling) : tiles(tiling.tiles), channels(0) {
+    // A division of 64 bits costs several of 32.
+    if (tiling.threads() <= UINT32_MAX) {
+      find(static_cast<uint32_t>(thread), tiling);
+    } else {
+      find(thread, tiling);
+    }
+    for (int k = 0; k < kChannels; ++k) channels += tile + k * tiles < tiling.channels;
+  }
+
+ private:
+  template <typename Index>
+  __device__ void find(Index thread, const Tiling& tiling) {
+    const auto next = [&](int64_t size) {
+      const Index position = thread % static_cast<Index>(size);
+      thread /= static_cast<Index>(size);
+      return static_cast<int64_t>(position);
+    };
+    if (tiling.channels_last) tile = next(tiling.tiles);
+    x = next(tiling.width);
+    y = next(tiling.height);
+    if (!tiling.channels_last) tile = next(tiling.tiles);
+    n = static_cast<int64_t>(thread);
+  }
+};
+
+/// The channels of a cell in a tensor. Those that it lacks are its first again: loads need no
+/// branch, and what comes of them is not stored.
+template <typename T>
+struct Channels {
+  T* data;
+  int64_t n_stride, row_stride, column_stride, offsets[kChannels];
+
+  __device__ Channels(const View<T>& view, const Cell& cell)
+      : data(view.data + cell.tile * view.stride[1]),
+        n_stride(view.stride[0]),
+        row_stride(view.stride[2]),
+        column_stride(view.stride[3]) {
+    for (int k = 0; k < kChannels; ++k) {
+      offsets[k] = k < cell.channels ? k * cell.tiles * view.stride[1] : 0;
+    }
+  }
+
+  __device__ T* at(int64_t n, int64_t y, int64_t x) const {
+    return data + n * n_stride + y * row_stride + x * column_stride;
+  }
+};
+
+/// Writes a value for each channel of the cell.
+template <typename T, typename Values>
+__device__ void store(const View<T>& view, const Cell& cell, const Values& values) {
+#pragma unroll
+  for (int k = 0; k < kChannels; ++k) {
+    if (k < cell.channels) view(cell.n, cell.tile + k * cell.tiles, cell.y, cell.x) = values[k];
+  }
+}
+
+}  // namespace mrcnn_plugin::cuda

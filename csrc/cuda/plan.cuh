@@ -5,9 +5,9 @@
 // not used is never touched.
 #pragma once
 
-#include "cuda/threads.cuh"
+#include "cuda/launch.cuh"
 
-namespace mrcnn_plugin {
+namespace mrcnn_plugin::cuda {
 
 constexpr int64_t kMostLevels = 8;  // of a pyramid: they are passed by value
 
@@ -72,6 +72,13 @@ struct Lists {
   }
 };
 
+/// Uninitialised lists, in scratch memory.
+template <typename Entry>
+Lists<Entry> make_lists(Scratch& scratch, int64_t rois, int64_t lists, int64_t room) {
+  return {scratch.take<Entry>(rois * lists * room), scratch.take<int32_t>(rois * lists), lists,
+          room};
+}
+
 /// A pixel, or in the backward a bin, and its weight.
 template <typename acc_t>
 struct PlanTerm {
@@ -86,29 +93,12 @@ struct PlanSample {
   acc_t w_lo, w_hi;
 };
 
-/// Adds to the pixel's term; runs meet at pixels, so it is among the last three. A pixel of weight
-/// zero is not read at all, so what it holds (NaN, infinity) cannot leak into the bin.
-template <typename acc_t>
-__device__ void add(PlanTerm<acc_t>* terms, int32_t& count, int64_t pixel, acc_t weight) {
-  if (weight == 0) return;
-  for (int32_t i = count - 1; i >= 0 && i >= count - 3; --i) {
-    if (terms[i].at != pixel) continue;
-    terms[i].weight += weight;
-    return;
-  }
-  terms[count++] = {static_cast<int32_t>(pixel), weight};
-}
-
 template <typename acc_t, typename coord_t>
 __device__ int32_t list_bin(PlanTerm<acc_t>* terms, const Axis<coord_t>& axis, int64_t bin) {
   int32_t count = 0;
-  for (int64_t sample = 0; sample < axis.samples;) {
-    const Run<coord_t> run = run_from(axis, bin, sample);
-    const Tap<coord_t> mean = mean_tap(axis, run);
-    add(terms, count, mean.lo, static_cast<acc_t>(mean.w_lo));
-    add(terms, count, mean.hi, static_cast<acc_t>(mean.w_hi));
-    sample = run.end;
-  }
+  for_each_term<acc_t>(axis, bin, [&](int64_t pixel, acc_t weight) {
+    terms[count++] = {static_cast<int32_t>(pixel), weight};
+  });
   return count;
 }
 
@@ -116,14 +106,10 @@ __device__ int32_t list_bin(PlanTerm<acc_t>* terms, const Axis<coord_t>& axis, i
 template <typename acc_t, typename coord_t>
 __device__ int32_t list_bin(PlanSample<acc_t>* samples, const Axis<coord_t>& axis, int64_t bin) {
   int32_t count = 0;
-  bool cut = false;
-  for (ExtremeSamples<coord_t> sample(axis, bin); !sample.done(); sample.advance()) {
-    const Tap<coord_t>& tap = sample.tap();
-    cut |= !tap.valid;
-    if (!tap.valid) continue;
-    samples[count++] = {static_cast<int32_t>(sample.index()), static_cast<int32_t>(tap.lo),
+  const bool cut = for_each_sample(axis, bin, [&](int64_t index, const Tap<coord_t>& tap) {
+    samples[count++] = {static_cast<int32_t>(index), static_cast<int32_t>(tap.lo),
                         static_cast<acc_t>(tap.w_lo), static_cast<acc_t>(tap.w_hi)};
-  }
+  });
   return cut ? -1 - count : count;
 }
 
@@ -153,4 +139,90 @@ __global__ void plan_bins_kernel(const coord_t* boxes, int64_t rois, Levels leve
   out.count_of(r, bin) = count;
 }
 
-}  // namespace mrcnn_plugin
+// ---- Backward ----------------------------------------------------------------------------------
+
+constexpr int kMaskBits = 32;
+constexpr int64_t kSegment = 32;  // pixels of a row
+
+template <typename acc_t>
+struct PixelPlan {
+  Lists<PlanTerm<acc_t>> axes[2];  // a list for each pixel
+  uint32_t* masks;  // (N * height, segments, words): bit r % 32 of word r / 32 is RoI r's
+  int64_t segments, words;
+
+  /// Calls use(r) for the RoIs that read from the pixel's segment of a row of an image, in order.
+  template <typename Use>
+  __device__ void each_roi(int64_t row, int64_t x, const Use& use) const {
+    const uint32_t* mask = masks + (row * segments + x / kSegment) * words;
+    for (int64_t word = 0; word < words; ++word) {
+      for (uint32_t left = mask[word]; left != 0; left &= left - 1) {
+        use(word * kMaskBits + __ffs(static_cast<int>(left)) - 1);
+      }
+    }
+  }
+};
+
+/// Appends to a pixel's list what it gives to the bin's average, if anything.
+template <typename acc_t>
+__device__ void append(PlanTerm<acc_t>* list, int32_t& count, const PlanTerm<acc_t>& term,
+                       int32_t bin, int32_t pixel) {
+  if (term.at == pixel) list[count++] = {bin, term.weight};
+}
+
+/// The same for a sample that can be the maximum of the bin: `at` is then both.
+template <typename acc_t>
+__device__ void append(PlanTerm<acc_t>* list, int32_t& count, const PlanSample<acc_t>& sample,
+                       int32_t bin, int32_t pixel) {
+  const acc_t hi = sample.lo + 1 == pixel ? sample.w_hi : acc_t{0};
+  const acc_t weight = sample.lo == pixel ? sample.w_lo : hi;
+  if (weight != 0) list[count++] = {bin << kArgmaxBits | sample.index, weight};
+}
+
+/// A thread for each RoI, axis and pixel.
+template <typename Entry, typename acc_t>
+__global__ void plan_pixels_kernel(int64_t rois, BinPlan<Entry> bins, PixelPlan<acc_t> plan) {
+  const int64_t i = thread_index(), pixels = plan.axes[0].lists + plan.axes[1].lists;
+  if (i >= rois * pixels) return;
+  const int64_t r = i / pixels, first_x = plan.axes[0].lists, at = i % pixels;
+  const int axis = at >= first_x;
+  const auto pixel = static_cast<int32_t>(axis == 0 ? at : at - first_x);
+  const Lists<Entry> from = axis == 0 ? bins.axes[0] : bins.axes[1];
+  const Lists<PlanTerm<acc_t>> to = axis == 0 ? plan.axes[0] : plan.axes[1];
+  PlanTerm<acc_t>* list = to.entries_of(r, pixel);
+  int32_t count = 0;
+  for (int32_t bin = 0; bin < from.lists; ++bin) {
+    const List<Entry> read = from.list(r, bin);
+    for (int32_t k = 0; k < read.count; ++k) append(list, count, read.entries[k], bin, pixel);
+  }
+  to.count_of(r, pixel) = count;
+}
+
+/// Whether the RoI reads a pixel of the segment.
+template <typename acc_t>
+__device__ bool reads_segment(const PixelPlan<acc_t>& plan, int64_t r, int64_t y, int64_t segment) {
+  if (plan.axes[0].count_of(r, y) == 0) return false;
+  const int64_t begin = segment * kSegment, width = plan.axes[1].lists;
+  for (int64_t x = begin; x < begin + kSegment && x < width; ++x) {
+    if (plan.axes[1].count_of(r, x) > 0) return true;
+  }
+  return false;
+}
+
+/// A thread for each segment of each row of each image and 32 RoIs.
+template <typename acc_t>
+__global__ void plan_segments_kernel(int64_t rois, int64_t rows, const Target* targets,
+                                     PixelPlan<acc_t> plan) {
+  const int64_t i = thread_index();
+  if (i >= rows * plan.segments * plan.words) return;
+  const int64_t first = i % plan.words * kMaskBits, segment = i / plan.words % plan.segments;
+  const int64_t row = i / (plan.words * plan.segments), height = plan.axes[0].lists;
+  uint32_t mask = 0;
+  for (int bit = 0; bit < kMaskBits && first + bit < rois; ++bit) {
+    const bool reads = targets[first + bit].image == row / height &&
+                       reads_segment(plan, first + bit, row % height, segment);
+    mask |= static_cast<uint32_t>(reads) << bit;
+  }
+  plan.masks[i] = mask;
+}
+
+}  // namespace mrcnn_plugin::cuda

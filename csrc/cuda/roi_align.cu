@@ -8,12 +8,10 @@
 
 #include <algorithm>
 
-#include "cuda/average.cuh"
-#include "cuda/launch.cuh"
-#include "cuda/maximum.cuh"
+#include "cuda/kernels.cuh"
 #include "roi_align.h"
 
-namespace mrcnn_plugin {
+namespace mrcnn_plugin::cuda {
 namespace {
 
 constexpr int kThreads = 128, kPlanThreads = 64;    // in a block; a plan's take long
@@ -71,8 +69,8 @@ template <typename Entry, typename coord_t>
 BinPlan<Entry> plan_bins(const Tensor& boxes, int64_t first, int64_t count, Levels levels,
                          const RoiAlignOptions& options, Scratch& scratch, cudaStream_t stream) {
   const BinRoom<Entry> of(levels, options);
-  const BinPlan<Entry> plan{{scratch.lists<Entry>(count, of.bins[0], of.room[0]),
-                             scratch.lists<Entry>(count, of.bins[1], of.room[1])},
+  const BinPlan<Entry> plan{{make_lists<Entry>(scratch, count, of.bins[0], of.room[0]),
+                             make_lists<Entry>(scratch, count, of.bins[1], of.room[1])},
                             scratch.take<Target>(count)};
   if (levels.level_of != nullptr) levels.level_of += first;
   launch(plan_bins_kernel<Entry, coord_t>, count * (of.bins[0] + of.bins[1]), kPlanThreads, stream,
@@ -106,8 +104,8 @@ Lists<PlanTerm<acc_t>> pixel_lists(int64_t rois, int64_t extent, int64_t pooled,
                   "roi_align: too many bins for the gradient on CUDA");
   // A pixel is beside the first and last samples of two runs of a bin, one each side of it.
   const int64_t samples = options.sampling_ratio > 0 ? options.sampling_ratio : 4;
-  return scratch.lists<PlanTerm<acc_t>>(rois, extent,
-                                        bins * (options.max ? std::min<int64_t>(samples, 4) : 1));
+  return make_lists<PlanTerm<acc_t>>(scratch, rois, extent,
+                                     bins * (options.max ? std::min<int64_t>(samples, 4) : 1));
 }
 
 template <typename Entry, typename acc_t, typename coord_t>
@@ -205,16 +203,11 @@ void dispatch(const Tensor& maps, const Tensor& boxes, const Use& use) {
 }
 
 /// What roi_align.h asks of a device.
-struct Cuda {
+struct Backend {
   struct Guard {
     torch::stable::accelerator::DeviceGuard guard;
     explicit Guard(const Tensor& t) : guard(t.get_device_index()) {}
   };
-
-  static Tensor empty_maps(const Tensor& like, ScalarType type, int64_t n, int64_t c, int64_t h,
-                           int64_t w) {
-    return mrcnn_plugin::empty_maps(like, type, n, c, h, w);
-  }
 
   /// To look would be to wait for the device: such a RoI is zero instead.
   static void check_images(const Tensor&, int64_t) {}
@@ -223,7 +216,7 @@ struct Cuda {
   static void forward(const std::vector<Tensor>& features, const LeveledRois& rois,
                       const std::vector<RoiAlignOptions>& options, const ForwardResult& result) {
     dispatch(features[0], rois.boxes, [&](auto zero, auto coordinate) {
-      mrcnn_plugin::forward<decltype(zero), decltype(coordinate)>(features, rois, options, result);
+      cuda::forward<decltype(zero), decltype(coordinate)>(features, rois, options, result);
     });
   }
 
@@ -231,15 +224,15 @@ struct Cuda {
                        const Tensor& argmax, const RoiAlignOptions& options,
                        const Tensor& grad_features) {
     dispatch(grad_output, rois.boxes, [&](auto zero, auto coordinate) {
-      mrcnn_plugin::backward<decltype(zero), decltype(coordinate)>(grad_output, rois, level, argmax,
-                                                                   options, grad_features);
+      cuda::backward<decltype(zero), decltype(coordinate)>(grad_output, rois, level, argmax,
+                                                           options, grad_features);
     });
   }
 };
 
 }  // namespace
-}  // namespace mrcnn_plugin
+}  // namespace mrcnn_plugin::cuda
 
 STABLE_TORCH_LIBRARY_IMPL(mrcnn_plugin, CUDA, m) {
-  mrcnn_plugin::register_roi_align<mrcnn_plugin::Cuda>(m);
+  mrcnn_plugin::register_roi_align<mrcnn_plugin::cuda::Backend>(m);
 }

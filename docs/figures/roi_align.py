@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Draws roi_align.png: a RoI on a feature map, its bins and samples, one bilinear value.
+"""Draws roi_align.png, a RoI on a feature map with its bins and samples and one bilinear value.
 
 python docs/figures/roi_align.py
 """
@@ -15,7 +15,7 @@ from matplotlib.patches import ConnectionPatch, Rectangle
 INK, GREY, RED, BLUE, PALE = "#1f2933", "#9aa5b1", "#c8402f", "#1f5f99", "#eef2f6"
 plt.rcParams.update({"font.family": "DejaVu Sans", "text.color": INK, "mathtext.fontset": "cm"})
 
-# The document's example: the sample (9.94, 6.50) and its four neighbours, pixel (i, j) at
+# The sample (9.94, 6.50) and its four neighbours; the centre of pixel (i, j) is at
 # (i + 0.5, j + 0.5). The RoI is chosen so that this is one of its samples.
 SAMPLE = (9.94, 6.50)
 PIXELS = {(9, 6): 0.1, (10, 6): 0.2, (9, 7): 1.0, (10, 7): 0.7}
@@ -29,7 +29,7 @@ def at(pixel):
 
 
 def samples():
-    """Where the samples of the RoI are, as (x, y)."""
+    """The samples of the RoI as (x, y)."""
     for k in range(BINS * SAMPLES):
         for j in range(BINS * SAMPLES):
             yield BOX[0] + (k + 0.5) * BIN[0] / SAMPLES, BOX[1] + (j + 0.5) * BIN[1] / SAMPLES

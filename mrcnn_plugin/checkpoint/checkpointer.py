@@ -1,4 +1,4 @@
-"""Checkpoints that say how much of the model they filled; weight files beside them."""
+"""A checkpointer that reports how much of the model a file filled, and atomic weight files."""
 
 import os
 from collections import Counter
@@ -8,24 +8,25 @@ import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from torch import nn
 
+from ..errors import ConfigError
 from .weights import diagnose
 
-# Not counted: what the config sets, and what a norm layer fills in where an older file lacks it.
+# Not counted are values that the config sets, and those that older files lack and norm layers set.
 _NOT_COUNTED = ("pixel_mean", "pixel_std", "running_mean", "running_var", "num_batches_tracked")
 
 
 class ReportingCheckpointer(DetectionCheckpointer):
-    """`DetectionCheckpointer` that counts what it loaded and says why a file does not fit.
+    """`DetectionCheckpointer` that counts what it loaded and explains why a file does not fit.
 
-    detectron2 warns about the names that did not match, in a list of hundreds of lines that looks
-    the same whether the heads are missing (an ImageNet file: right) or everything is (wrong).
+    detectron2 lists the names that did not match in hundreds of lines. The list looks the same
+    whether only the heads are missing, as for an ImageNet file, or everything is.
     """
 
     def _load_model(self, checkpoint):
-        """As in the base class; then logs `Loaded 272 of the model's 280 tensors (backbone ...)`.
+        """Load as the base class does, then log `Loaded 272 of the model's 280 tensors (...)`.
 
         Raises:
-            ValueError: the file holds weights, and not one of them is a tensor of this model.
+            ConfigError: the file has weights, but none of them is a tensor of this model.
         """
         in_file = list(checkpoint["model"])
         incompatible = super()._load_model(checkpoint)
@@ -44,22 +45,21 @@ class ReportingCheckpointer(DetectionCheckpointer):
         if why:
             self.logger.warning(f"The weight file does not belong to this model: {why}")
         if in_file and not loaded:
-            raise ValueError(
-                "no tensor of the weight file has the name and shape of one in this model: it "
-                "would train from random weights. Check MODEL.WEIGHTS and MODEL.RESNETS.DEPTH"
+            raise ConfigError(
+                "no tensor of the weight file has the name and shape of one in this model, which "
+                "would train from random weights. Check MODEL.WEIGHTS and MODEL.RESNETS.DEPTH."
             )
         return incompatible
 
 
 def save_weights(path: Path, model: nn.Module, **extra) -> None:
-    """Write `{"model": weights, **extra}` in one step: a reader sees the old file or the new one.
+    """Write `{"model": weights, **extra}` atomically, so that readers never see half a file.
 
-    `MODEL.WEIGHTS` takes the file. Unlike a checkpoint it does not become what `--resume`
-    continues from.
+    `MODEL.WEIGHTS` accepts the file. `--resume` does not continue from it.
 
     Args:
-        path: the file to write; its directory is made.
-        model: not wrapped for distributed training.
+        path: the file to write. Its directory is created.
+        model: a model that is not wrapped for distributed training.
         extra: plain Python values.
     """
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""`MODEL.WEIGHTS: torchvision://ResNet101_Weights.IMAGENET1K_V2`: torchvision nets as backbones."""
+"""Loads torchvision nets as backbones: `MODEL.WEIGHTS: torchvision://ResNet50_Weights.DEFAULT`."""
 
 import os
 from pathlib import Path
@@ -9,16 +9,18 @@ import torchvision
 from detectron2.utils.file_io import PathManager
 from iopath.common.file_io import PathHandler
 
+from ..errors import ConfigError
 from .weights import read_weights
 
 _PREFIX = "torchvision://"
 
 
 class TorchvisionWeights(PathHandler):
-    """Downloads with torchvision, renames to detectron2's names, keeps both in torch hub's cache.
+    """Downloads weights with torchvision and converts them to detectron2's names.
 
-    A torchvision net wants RGB, another mean and std, and its stride in the 3x3 convs:
-    `mrcnn_plugin.weights.TORCHVISION_CONFIG` has the lines.
+    Both files stay in torch hub's cache. A torchvision net needs RGB images, its own mean and
+    standard deviation, and the stride in the 3x3 convs. The config lines for that are in
+    `mrcnn_plugin.checkpoint.weights.TORCHVISION_CONFIG`.
     """
 
     def _get_supported_prefixes(self):
@@ -27,41 +29,53 @@ class TorchvisionWeights(PathHandler):
     def _get_local_path(self, path: str, force: bool = False, **kwargs) -> str:
         """
         Raises:
-            ValueError: torchvision has no weights of that name.
+            ConfigError: torchvision has no weights of that name.
             OSError: they are not in the cache and cannot be downloaded.
         """
+        weights, downloaded, converted = self._locate(path)
+        if force or not converted.exists():
+            self._download(weights, downloaded)
+            partial = converted.with_suffix(f".{os.getpid()}")
+            content = {"model": read_weights(str(downloaded)), "__author__": "torchvision"}
+            torch.save(content, partial)
+            partial.rename(converted)  # in one step, as another process may read it
+        return str(converted)
+
+    @staticmethod
+    def _locate(path: str) -> tuple[torchvision.models.WeightsEnum, Path, Path]:
+        """The weights that a path names, their downloaded file and their converted file."""
         name = path.removeprefix(_PREFIX)
         try:
             weights = torchvision.models.get_weight(name)
         except (ValueError, KeyError, AttributeError) as error:
-            raise ValueError(
+            raise ConfigError(
                 f"torchvision {torchvision.__version__} has no weights '{name}'; expected a name "
-                "like ResNet101_Weights.IMAGENET1K_V2"
+                "such as ResNet101_Weights.IMAGENET1K_V2"
             ) from error
-        cached = Path(torch.hub.get_dir(), "checkpoints", Path(urlparse(weights.url).path).name)
-        converted = cached.with_suffix(".detectron2.pth")
-        if force or not converted.exists():
-            self._download(weights, cached)
-            partial = converted.with_suffix(f".{os.getpid()}")
-            torch.save({"model": read_weights(str(cached)), "__author__": "torchvision"}, partial)
-            partial.rename(converted)  # at once: another process may be reading
-        return str(converted)
+        folder = Path(torch.hub.get_dir(), "checkpoints")
+        downloaded = folder / Path(urlparse(weights.url).path).name
+        return weights, downloaded, downloaded.with_suffix(".detectron2.pth")
 
     @staticmethod
-    def _download(weights, cached: Path) -> None:
+    def _download(weights: torchvision.models.WeightsEnum, file: Path) -> None:
         try:
             weights.get_state_dict(progress=True, check_hash=True)
         except OSError as error:
             raise OSError(
                 f"{error}; without a network, download {weights.url} elsewhere and place it at "
-                f"{cached}"
+                f"{file}"
             ) from error
 
     def _open(self, path: str, mode: str = "r", buffering: int = -1, **kwargs):
         return open(self._get_local_path(path), mode, buffering)
 
     def _isfile(self, path: str, **kwargs) -> bool:
-        return os.path.isfile(self._get_local_path(path))
+        """Whether the weights are in the cache. This does not download them."""
+        try:
+            _, downloaded, converted = self._locate(path)
+        except ConfigError:
+            return False
+        return downloaded.is_file() or converted.is_file()
 
 
 PathManager.register_handler(TorchvisionWeights())

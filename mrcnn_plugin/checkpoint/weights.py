@@ -1,8 +1,8 @@
-"""Weights of other projects as weights of this plugin's models, and back.
+"""Converts weights of other projects to this plugin's models, and back.
 
-read_weights(path) -> {name: tensor}       in detectron2's names, whatever the file is
-to_mrcnn / to_detectron2                   the one tensor that differs: the RPN's scores
-check_fit(weights, model)                  what matched, what is left; a diagnosis when it fails
+read_weights(path) -> {name: tensor}       reads any known file, under detectron2's names
+to_mrcnn / to_detectron2                   convert the RPN's scores, the only tensors that differ
+check_fit(weights, model)                  reports what matched, or explains why it does not
 """
 
 import pickle
@@ -15,15 +15,17 @@ import torch
 from detectron2.checkpoint.c2_model_loading import convert_c2_detectron_names
 from torch import Tensor, nn
 
+from ..errors import ConfigError
+
 _SCORES = "proposal_generator.rpn_head.objectness_logits"
-# Where a C4 model has the parts of a bare net: res5 is in the heads.
+# Where a C4 model has the parts of a bare net. res5 is in the heads.
 _ROOTS = {
     **dict.fromkeys(("stem", "res2", "res3", "res4"), "backbone"),
     **dict.fromkeys(("res5", "mask_head"), "roi_heads"),
     **dict.fromkeys(("cls_score", "bbox_pred"), "roi_heads.box_predictor"),
 }
 
-# What a torchvision backbone needs that detectron2's defaults are not.
+# Config lines that a torchvision backbone needs, as detectron2's defaults differ.
 TORCHVISION_CONFIG = """INPUT: {FORMAT: "RGB"}
 MODEL:
   PIXEL_MEAN: [123.675, 116.280, 103.530]
@@ -32,16 +34,17 @@ MODEL:
 
 
 def read_weights(path: str) -> dict[str, Tensor]:
-    """Read a weight file into float32 tensors under detectron2's names.
+    """Read a weight file into tensors under detectron2's names.
 
-    Known are: detectron2's and this plugin's checkpoints and Model Zoo files, state dicts of
-    torchvision's `resnet50` and `resnet101`, Detectron's Caffe2 pickles, MSRA's ImageNet nets.
+    It reads checkpoints of detectron2 and this plugin, Model Zoo files, state dicts of
+    torchvision's `resnet50` and `resnet101`, Detectron's Caffe2 pickles and MSRA's ImageNet nets.
 
     Args:
-        path: a `.pkl` (unpickled: open those that you trust alone) or a file of `torch.save`.
+        path: a `.pkl` file or a file of `torch.save`. Unpickling can execute code, so only read
+            `.pkl` files from sources that you trust.
 
     Raises:
-        ValueError: the file holds no weights of a kind that is known.
+        ConfigError: the file has no weights of a known kind.
     """
     content = _load(path)
     weights = content.get("model", content.get("blobs", content))
@@ -57,9 +60,9 @@ def read_weights(path: str) -> dict[str, Tensor]:
         return _with_roots({_from_torchvision(name): value for name, value in weights.items()})
     if any(name.startswith(("backbone.", "roi_heads.")) for name in weights):
         return weights
-    raise ValueError(
-        f"{path} holds no weights that are known, its first names are {list(weights)[:3]}; "
-        "expected detectron2, torchvision resnet, Detectron (Caffe2) or MSRA ImageNet names"
+    raise ConfigError(
+        f"{path} has no weights of a known kind. Its first names are {list(weights)[:3]}; "
+        "expected detectron2, torchvision resnet, Detectron (Caffe2) or MSRA ImageNet names."
     )
 
 
@@ -79,7 +82,7 @@ def _from_torchvision(name: str) -> str:
 
 
 def _with_roots(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Put tensors of a bare net where a C4 model has them."""
+    """Rename the tensors of a bare net to their names in a C4 model."""
 
     def rooted(name):
         root = _ROOTS.get(name.split(".")[0])
@@ -89,10 +92,10 @@ def _with_roots(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def to_mrcnn(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The RPN's k scores as 2k: background 0, object the old score; the function is the same.
+    """Convert the RPN's k scores to 2k without changing the proposals.
 
-    `object - background` is what our head hands on, so zeros for the background channels (which
-    come first) leave every proposal what it was. Weights that have 2k scores pass unchanged.
+    Our head returns `object - background`, so the background channels, which come first, become 0
+    and the object channels get the old scores. Weights with 2k scores are returned unchanged.
     """
     converted = dict(weights)
     if _scores_per_anchor(weights) == 1:
@@ -103,7 +106,7 @@ def to_mrcnn(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def to_detectron2(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The RPN's 2k scores as k log-odds, object minus background, for detectron2's own head."""
+    """Convert the RPN's 2k scores to k log-odds, object minus background, for detectron2's head."""
     converted = dict(weights)
     if _scores_per_anchor(weights) == 2:
         for kind in ("weight", "bias"):
@@ -113,7 +116,7 @@ def to_detectron2(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _scores_per_anchor(weights: Mapping[str, Tensor]) -> int:
-    """1 for k scores, 2 for 2k (there are 4k deltas), 0 for a file without an RPN."""
+    """1 for k scores, 2 for 2k scores, 0 for a file without an RPN. There are 4k deltas."""
     if f"{_SCORES}.bias" not in weights:
         return 0
     deltas = weights["proposal_generator.rpn_head.anchor_deltas.bias"]
@@ -127,7 +130,7 @@ class Fit:
     Attributes:
         matched: names with the right shape.
         missing: names of the model that the weights lack.
-        left: names of the weights that the model has no place for.
+        left: names of the weights that are not in the model.
         wrong_shape: name -> (shape in the weights, shape in the model).
     """
 
@@ -143,18 +146,18 @@ def check_fit(weights: Mapping[str, Tensor], model: nn.Module, *, backbone_alone
     Args:
         weights: names and tensors, as of `read_weights`.
         model: a built model.
-        backbone_alone: only backbone and res5 are needed (an ImageNet file), not every tensor.
+        backbone_alone: if True, only the backbone and res5 are needed (an ImageNet file).
 
     Raises:
-        ValueError: a tensor that is needed is missing or of another shape; says why, as far as the
-            names and shapes tell.
+        ConfigError: a needed tensor is missing or has another shape. The message explains why, as
+            far as names and shapes tell.
     """
     target = {n: t for n, t in model.state_dict().items() if not n.startswith("pixel_")}
     statistics = ("running_mean", "running_var", "num_batches_tracked")
     fit = Fit([], [], [name for name in weights if name not in target], {})
     for name, tensor in target.items():
         if name not in weights:
-            # Older nets have folded their statistics into scale and shift.
+            # Older nets have their statistics folded into scale and shift.
             if not name.endswith(statistics):
                 fit.missing.append(name)
         elif weights[name].shape != tensor.shape:
@@ -165,7 +168,7 @@ def check_fit(weights: Mapping[str, Tensor], model: nn.Module, *, backbone_alone
     failed = [n for n in (*fit.missing, *fit.wrong_shape) if n.startswith(needed)]
     if failed:
         why = diagnose(weights, target, fit.wrong_shape) or "the names are of another kind of model"
-        raise ValueError(
+        raise ConfigError(
             f"{len(failed)} of {len(target)} tensors do not fit, the first is {failed[0]}: {why}"
         )
     return fit
@@ -176,7 +179,7 @@ def diagnose(
     target: Mapping[str, Tensor],
     wrong_shape: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]],
 ) -> str:
-    """Why weights do not fit a model's state dict, in words; "" when nothing known is the matter.
+    """Explain why weights do not fit a model's state dict; "" if no known reason applies.
 
     Args:
         weights, target: names (and tensors) of the file and of the model.

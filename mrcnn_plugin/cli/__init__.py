@@ -1,1 +1,1 @@
-"""The command `mrcnn`, with one module per subcommand."""
+"""The subcommands of `mrcnn`, one module each with a `main(argv)`; see mrcnn_command.py."""

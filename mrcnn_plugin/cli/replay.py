@@ -1,36 +1,34 @@
-#!/usr/bin/env python3
-"""Compute again the step in which a loss became infinite or NaN, and say where it began.
+"""Compute a step with a non-finite loss again, and find the module where it began.
 
-mrcnn replay OUTPUT_DIR/nonfinite/iteration_0000123_rank0.pth [--device cpu]
+example:
+  mrcnn replay OUTPUT_DIR/nonfinite/iteration_0000123_rank0.pth --device cpu
 
-Exit status: 1 when the step is not finite again, 0 when it is finite now. The file is a pickle:
-open those of your own runs only.
+The exit status is 1 if the step is not finite again and 0 if it is finite now. The file is a
+pickle, which can run code: only open files of your own runs.
 """
 
 import argparse
-import sys
+from collections.abc import Sequence
 
-from mrcnn_plugin.engine import replay
+from ..engine import replay
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("file", help="what a stopped run left in OUTPUT_DIR/nonfinite/")
-    parser.add_argument("--device", help="cpu or cuda; where the run was, if not given")
-    args = parser.parse_args()
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("file", help="a file that a stopped run left in OUTPUT_DIR/nonfinite/")
+    parser.add_argument("--device", help="cpu or cuda; by default the device of the run")
+    args = parser.parse_args(argv)
 
     result = replay(args.file, args.device)
     for index, losses in enumerate(result.losses):
         values = ", ".join(f"{name} {value:.6g}" for name, value in losses.items())
         print(f"iteration {result.iteration}, piece {index} of the batch: {values}")
     if result.what is None:
-        print("every loss and gradient is finite here: the step does not fail again")
+        print("every loss and gradient is finite: the step does not fail again")
         return 0
     print(f"not finite: {result.what}")
     if result.module:
         print(f"first module with an output that is not finite: {result.module}")
     return 1
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -16,13 +16,11 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-import yaml
-from detectron2.config import CfgNode, get_cfg
+from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from ..config import add_mrcnn_config
 from ..data import register_datasets
-from ..engine import start_logging
+from ..engine import load_config, start_logging
 from ..errors import RunError
 from ..evaluation import (
     build_comparison,
@@ -38,7 +36,6 @@ logger = logging.getLogger(__name__)
 def argument_parser() -> argparse.ArgumentParser:
     summary, _, details = __doc__.partition("\n\n")
     parser = argparse.ArgumentParser(
-        prog="mrcnn report",
         description=summary,
         epilog=details,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -87,7 +84,10 @@ def load_run(folder: str) -> CfgNode:
     Raises:
         RunError: there is no config, or it cannot be read.
     """
-    cfg = _read_config(Path(folder, "config.yaml"))
+    file = Path(folder, "config.yaml")
+    if not file.exists():
+        raise RunError(f"{folder} has no config.yaml. Pass the OUTPUT_DIR of a run.")
+    cfg = load_config(str(file))
     cfg.OUTPUT_DIR = folder
     try:
         register_datasets(cfg)
@@ -98,16 +98,4 @@ def load_run(folder: str) -> CfgNode:
         if json_file and not Path(json_file).exists():
             logger.warning(f"Dataset '{name}' is not available: {json_file} does not exist")
             DatasetCatalog.remove(name)
-    return cfg
-
-
-def _read_config(file: Path) -> CfgNode:
-    if not file.exists():
-        raise RunError(f"{file} does not exist. Pass the OUTPUT_DIR of a run.")
-    cfg = get_cfg()
-    add_mrcnn_config(cfg)
-    try:
-        cfg.merge_from_file(str(file), allow_unsafe=False)
-    except (AssertionError, KeyError, ValueError, OSError, yaml.YAMLError) as error:
-        raise RunError(f"{file} is not the config of a run: {error}") from error
     return cfg

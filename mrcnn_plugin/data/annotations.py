@@ -1,8 +1,7 @@
 """Checks and repairs the annotations of a COCO json: ids, references and boxes.
 
-Every function receives the content of a json and the `Findings` that it adds to. If
-`findings.repair` is set, it also changes annotations that have only one possible repair. Masks are
-checked in masks.py.
+Every function receives the content of a json and the `Findings` that it adds to. Annotations that
+have only one possible repair are changed in the content. Masks are checked in masks.py.
 """
 
 import math
@@ -99,8 +98,7 @@ def _box_from_mask(index, annotation, findings, masks) -> list[float] | None:
         return None
     ids = annotation["image_id"], annotation["id"]
     findings.repaired("empty-box", fault, f"taken from its mask: {box}", *ids)
-    if findings.repair:
-        annotation["bbox"] = box
+    annotation["bbox"] = box
     return box
 
 
@@ -118,8 +116,7 @@ def _check_inside(index, annotation, findings, box, height, width) -> None:
         fault = f"box {box} (x, y, width, height) exceeds the {width} x {height} image"
         ids = annotation["image_id"], annotation["id"]
         findings.repaired("box-over-edge", fault, f"clipped to {clipped}", *ids)
-        if findings.repair:
-            annotation["bbox"] = clipped
+        annotation["bbox"] = clipped
 
 
 def fill_in(content: dict, findings: Findings, *, masks: bool) -> None:
@@ -135,8 +132,6 @@ def fill_in(content: dict, findings: Findings, *, masks: bool) -> None:
         text = ", ".join(f"{count} without '{key}'" for key, count in without.items())
         fault = f"annotations {text}, which raises a KeyError in COCOeval"
         findings.repaired("no-area", fault, "iscrowd 0 and the area of the mask or box are used")
-    if not findings.repair:
-        return
     sizes = image_sizes(content)
     for annotation in missing:
         annotation.setdefault("iscrowd", 0)

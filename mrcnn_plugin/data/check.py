@@ -27,22 +27,18 @@ def check_content(
 
     Args:
         content: as `read_coco_json` returns it. Repairs change its records.
-        findings: receives the problems. Its options select whether to repair and what to drop.
+        findings: receives the problems. Its options select how severe they are.
         image_root: the directory that `file_name`s are relative to.
         class_names: the classes of the run; the categories of the file are matched by name.
         masks: whether segmentations are used (`MODEL.MASK_ON`).
         full: decode every image (`check_images`).
 
     Returns:
-        if `findings.repair`, the content without its unusable entries and with the categories of
-        the run; otherwise the same content.
+        the content without its unusable entries, and with the categories of the run.
     """
     check_categories(content, findings)
     check_images(content, image_root, findings, full=full)
     check_annotations(content, findings, masks=masks)
-    if not findings.repair:
-        check_annotation_ids(content, findings)
-        return content
     if class_names is not None:
         content = fit_categories(content, findings, class_names)
     content = drop_unusable(content, findings)

@@ -6,7 +6,11 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, NamedTuple
 
-_STOPS_DETECTRON2 = ("unknown-category", "ignore")  # faults that make its loader raise
+_STOPS_DETECTRON2 = (
+    "unknown-category",
+    "ignore",
+    "no-image-size",
+)  # faults that make its loader raise
 # Repairs that nobody has to act on: the evaluator makes the first two for every dataset.
 _MINOR = ("no-info", "no-licenses", "no-area")
 
@@ -54,20 +58,21 @@ class Findings:
     Args:
         json_file: names the file in problems.
         drop_bad: skip unusable annotations and images instead of reporting them as errors.
-        repair: False for data that are loaded by others and must not change. What would be repaired
-            or dropped is then a warning, or an error if detectron2 raises on it.
+        as_is: others load the file and use it as it is. What would be repaired or dropped is then
+            a warning, or an error if detectron2 raises on it.
     """
 
     json_file: str
     drop_bad: bool = False
-    repair: bool = True
+    as_is: bool = False
     problems: list[Problem] = field(default_factory=list)
     bad_annotations: set[int] = field(default_factory=set)  # positions in the file's list
     bad_images: set[Any] = field(default_factory=set)  # image ids
 
     def repaired(self, kind: str, fault: str, action: str, image_id=None, annotation_id=None):
-        severity = Severity.REPAIRED if self.repair else Severity.WARNING
-        action = action if self.repair else ""
+        """A fault that was repaired in the content."""
+        severity = self._as_is(kind) if self.as_is else Severity.REPAIRED
+        action = "" if self.as_is else action
         self._add(severity, kind, fault, self.json_file, image_id, annotation_id, action)
 
     def warning(self, kind: str, fault: str, *, file=None, image_id=None, action=""):
@@ -83,10 +88,7 @@ class Findings:
         if index in self.bad_annotations:
             return
         self.bad_annotations.add(index)
-        if self.repair:
-            severity = self._unusable
-        else:
-            severity = Severity.ERROR if kind in _STOPS_DETECTRON2 else Severity.WARNING
+        severity = self._as_is(kind) if self.as_is else self._unusable
         ids = annotation.get("image_id"), annotation.get("id")
         self._add(severity, kind, fault, self.json_file, *ids, action)
 
@@ -95,8 +97,12 @@ class Findings:
         if image_id in self.bad_images:
             return
         self.bad_images.add(image_id)
-        severity = self._unusable if self.repair else Severity.ERROR
+        severity = Severity.ERROR if self.as_is else self._unusable
         self._add(severity, kind, fault, file, image_id, None, action)
+
+    @staticmethod
+    def _as_is(kind: str) -> Severity:
+        return Severity.ERROR if kind in _STOPS_DETECTRON2 else Severity.WARNING
 
     @property
     def _unusable(self) -> Severity:

@@ -98,10 +98,7 @@ def _fill_in_sizes(images: list[dict], root: str, findings: Findings) -> None:
         size = displayed_size(header)
         action = f"{size[0]} x {size[1]} read from the file"
         findings.repaired("no-image-size", "lacks width or height", action, image["id"])
-        if findings.repair:
-            image["width"], image["height"] = size
-        else:
-            findings.bad_images.add(image["id"])  # detectron2 stops with a KeyError
+        image["width"], image["height"] = size
 
 
 def _is_length(value) -> bool:

@@ -40,8 +40,7 @@ def _nested(segmentation: list, annotation: dict, findings: Findings) -> list:
     ids = annotation["image_id"], annotation["id"]
     fault = "segmentation is a list of numbers, not of polygons"
     findings.repaired("flat-polygon", fault, "read as one polygon", *ids)
-    if findings.repair:
-        annotation["segmentation"] = [segmentation]
+    annotation["segmentation"] = [segmentation]
     return [segmentation]
 
 
@@ -79,8 +78,7 @@ def _check_polygons(content, findings, polygons: list, owners: np.ndarray) -> No
         findings.repaired(
             "degenerate-part", fault, "these polygons enclose nothing and are removed", *ids
         )
-        if findings.repair:
-            annotation["segmentation"] = good
+        annotation["segmentation"] = good
 
 
 def image_sizes(content: dict) -> dict[Any, tuple[int, int]]:

@@ -37,7 +37,7 @@ class PreparedDataset:
     """A dataset after its check.
 
     Attributes:
-        content: a COCO json; of `DATASETS.FILES`, as it is written.
+        content: its usable and repaired entries; of `DATASETS.FILES`, what is written.
         declared: its entry of `DATASETS.FILES`, None for a dataset that others registered.
     """
 
@@ -174,8 +174,8 @@ def _check_registered(name: str, cfg: CfgNode) -> PreparedDataset | None:
     if not is_coco or not cfg.DATASETS.CHECK:
         return None
     content = read_coco_json(metadata.json_file)
-    findings = Findings(metadata.json_file, repair=False)
-    check_content(content, findings, metadata.image_root, masks=cfg.MODEL.MASK_ON)
+    findings = Findings(metadata.json_file, as_is=True)
+    content = check_content(content, findings, metadata.image_root, masks=cfg.MODEL.MASK_ON)
     return PreparedDataset(name, content, metadata.image_root, findings, None)
 
 
@@ -211,7 +211,4 @@ def _write(dataset: PreparedDataset, cfg: CfgNode) -> None:
         info = {"prepared_from": _origin(dataset.declared, cfg)}
         write_json({**dataset.content, "info": info}, prepared_file(cfg, dataset.name))
     if cfg.DATASETS.CHECK:
-        usable = dataset.content
-        if not dataset.declared:
-            usable = drop_unusable(usable, dataset.findings)
-        save_statistics(coco_statistics(usable), cfg.OUTPUT_DIR, dataset.name)
+        save_statistics(coco_statistics(dataset.content), cfg.OUTPUT_DIR, dataset.name)

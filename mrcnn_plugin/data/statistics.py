@@ -48,12 +48,11 @@ def coco_statistics(content: dict) -> DatasetStatistics:
     """Compute the statistics of a COCO json.
 
     Args:
-        content: without unusable entries. An `area` that is missing is that of the box; an
-            annotation without a box does not count.
+        content: as `check_content` returns it.
     """
     names = {category["id"]: str(category["name"]) for category in content["categories"]}
     crowds = [a for a in content["annotations"] if a.get("iscrowd")]
-    instances = [a for a in content["annotations"] if a.get("bbox") and not a.get("iscrowd")]
+    instances = [a for a in content["annotations"] if not a.get("iscrowd")]
     boxes = defaultdict(list)
     for a in instances:
         boxes[a["image_id"]].append(a["bbox"])
@@ -66,7 +65,7 @@ def coco_statistics(content: dict) -> DatasetStatistics:
         per_class={name: per_class[name] for name in order},
         images_per_class={name: images_per_class[name] for name in order},
         per_image=np.array([len(boxes.get(i["id"], ())) for i in content["images"]], dtype=int),
-        areas=np.array([a.get("area") or a["bbox"][2] * a["bbox"][3] for a in instances], float),
+        areas=np.array([a["area"] for a in instances], float),
         crowding=np.concatenate([largest_iou(group) for group in boxes.values()] or [[]]),
     )
 

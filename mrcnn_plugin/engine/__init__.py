@@ -1,33 +1,31 @@
-"""What stands around the model in training: trainer, checkpointer, checks before the start."""
+"""Everything around the model in training: set-up, trainer, training step, hooks."""
 
 from ..checkpoint.checkpointer import ReportingCheckpointer
+from .config_loading import load_config, merge_config
 from .datasets import add_dataset_arguments, check_data, use_datasets
 from .hooks.report import write_report
 from .learning_rate import LearningRate, fit_learning_rate
 from .logs import start_logging
-from .nonfinite import NonFiniteError, replay
-from .preflight import (
-    PreflightError,
-    check_inputs,
-    merge_config,
-    preflight_message,
-    use_available_device,
-)
+from .options import check_training_options
+from .preflight import check_inputs, use_available_device
+from .replay import NonFiniteError, replay
+from .setup import setup
 from .trainer import MRCNNTrainer
 
 __all__ = [
     "LearningRate",
     "MRCNNTrainer",
     "NonFiniteError",
-    "PreflightError",
     "ReportingCheckpointer",
     "add_dataset_arguments",
     "check_data",
     "check_inputs",
+    "check_training_options",
     "fit_learning_rate",
+    "load_config",
     "merge_config",
-    "preflight_message",
     "replay",
+    "setup",
     "start_logging",
     "use_available_device",
     "use_datasets",

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 from detectron2.config import CfgNode
 
+from ..errors import ConfigError
+
 logger = logging.getLogger(__name__)
 
 
@@ -25,29 +27,30 @@ class LearningRate:
 
 
 def fit_learning_rate(cfg: CfgNode, reference: LearningRate, *, scale: bool) -> None:
-    """Scale `SOLVER.BASE_LR` to the batch size, or warn when it is more than 2x from it.
+    """Scale `SOLVER.BASE_LR` to the batch size, or warn if it is off by more than a factor of 2.
 
     Args:
         cfg: the config after command-line overrides; changed in place when `scale`.
-        reference: what the config file itself says.
+        reference: the values of the config file itself.
         scale: `--auto-scale-lr`.
 
     Raises:
-        ValueError: `scale`, and `SOLVER.BASE_LR` was overridden as well.
+        ConfigError: `scale`, and `SOLVER.BASE_LR` was overridden as well.
     """
     now = LearningRate.of(cfg)
     fitting = reference.scaled_to(now.ims_per_batch)
     rule = f"the config file has {reference.base_lr:g} for {reference.ims_per_batch} images"
     if scale:
         if now.base_lr != reference.base_lr:
-            raise ValueError(
-                f"--auto-scale-lr and SOLVER.BASE_LR {now.base_lr:g} were both given: leave one out"
+            raise ConfigError(
+                f"--auto-scale-lr and SOLVER.BASE_LR {now.base_lr:g} are both set: omit one of them"
             )
         cfg.SOLVER.BASE_LR = fitting
         logger.info(f"SOLVER.BASE_LR is {fitting:g} for {now.ims_per_batch} images: {rule}")
     elif not 0.5 <= now.base_lr / fitting <= 2:
         logger.warning(
-            f"SOLVER.BASE_LR {now.base_lr:g} for {now.ims_per_batch} images an iteration is "
-            f"{now.base_lr / fitting:.3g} times what belongs to them: {rule}, so {fitting:g} here. "
-            "Give --auto-scale-lr or SOLVER.BASE_LR; losses that become NaN often begin so"
+            f"SOLVER.BASE_LR is {now.base_lr:g} for {now.ims_per_batch} images per iteration, "
+            f"{now.base_lr / fitting:.3g} times the linear scaling rule: {rule}, which is "
+            f"{fitting:g} here. Pass --auto-scale-lr or set SOLVER.BASE_LR. A learning rate that "
+            "is too high for the batch size is a common cause of NaN losses."
         )

@@ -1,14 +1,18 @@
-"""Checks before the first iteration: a device that exists, data and weights that can be read."""
+"""Checks before the first iteration that a run has what it needs: device, folder, data, weights."""
 
 import difflib
+import importlib.util
 import logging
 import os
-import re
-from collections.abc import Iterator, Sequence
+import pickletools
+import sys
+import tempfile
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
 from urllib.parse import urlparse
 
 import torch
-import yaml
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils.file_io import PathManager
@@ -18,84 +22,101 @@ from ..errors import RunError
 logger = logging.getLogger(__name__)
 
 
-class PreflightError(RunError):
-    """Something that a run needs is not there; the message says what and how to mend it."""
-
-
-def preflight_message(error: Exception) -> str:
-    """The text of a `RunError`, also of one in a process that `launch` started.
-
-    Raises:
-        Exception: `error` itself, if it is something else.
-    """
-    if isinstance(error, RunError):
-        return str(error)
-    found = re.search(r"^mrcnn_plugin\.[\w.]+Error: (.*)", str(error), re.DOTALL | re.MULTILINE)
-    if not found:
-        raise error
-    return found[1].strip()
-
-
-def merge_config(cfg: CfgNode, *, file: str | None = None, opts: Sequence[str] = ()) -> None:
-    """Merge a config file, or `KEY VALUE` overrides, into `cfg`.
-
-    Raises:
-        PreflightError: the file cannot be read, or a key is unknown (with the nearest ones that
-            exist), or a value is of another type than the key's.
-    """
-    source = " ".join(opts) if file is None else (file or "no --config-file is given")
-    try:
-        if file is not None:
-            cfg.merge_from_file(file)
-        cfg.merge_from_list(list(opts))
-    except (AssertionError, KeyError, ValueError, OSError, yaml.YAMLError) as error:
-        text = str(error.args[0]) if isinstance(error, KeyError) else str(error)
-        raise PreflightError(f"{source}: {text}{_nearest_keys(cfg, text)}") from error
-
-
-def _nearest_keys(cfg: CfgNode, text: str) -> str:
-    unknown = re.search(r"Non-existent (?:config )?key: (\S+)", text)
-    nearest = difflib.get_close_matches(unknown[1], list(_keys(cfg)), 2, 0.8) if unknown else []
-    return f"; did you mean {' or '.join(nearest)}?" if nearest else ""
-
-
-def _keys(node: CfgNode, prefix: str = "") -> Iterator[str]:
-    for key, value in node.items():
-        yield prefix + key
-        if isinstance(value, CfgNode):
-            yield from _keys(value, f"{prefix}{key}.")
-
-
 def use_available_device(cfg: CfgNode) -> None:
-    """Change `MODEL.DEVICE: cuda` to `cpu`, in place and with a warning, where there is no GPU."""
+    """Change `MODEL.DEVICE: cuda` to `cpu`, in place and with a warning, if there is no GPU."""
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         logger.warning(
-            f"MODEL.DEVICE is '{cfg.MODEL.DEVICE}', but torch {torch.__version__} sees no CUDA "
-            "device: running on the CPU. Set MODEL.DEVICE cpu to say that this is meant."
+            f"MODEL.DEVICE is '{cfg.MODEL.DEVICE}' but torch {torch.__version__} finds no CUDA "
+            "device: running on the CPU. Set MODEL.DEVICE to 'cpu' to silence this warning."
         )
         cfg.MODEL.DEVICE = "cpu"
 
 
+def check_output_dir(folder: str) -> None:
+    """Create `OUTPUT_DIR` and check that files can be written there.
+
+    Raises:
+        RunError: it is a file, or it cannot be created or written to.
+    """
+    if "://" in folder:
+        return
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        reason = "it is a file" if Path(folder).is_file() else error.strerror
+        raise RunError(
+            f"OUTPUT_DIR '{folder}' cannot be written to ({reason}). Set OUTPUT_DIR to another "
+            "folder."
+        ) from error
+
+
 def check_inputs(cfg: CfgNode, *, training: bool) -> None:
-    """Check that the data sets and the weights of a config can be read; weights are downloaded now.
+    """Check that the datasets and the weights can be read. Weights are downloaded now.
 
     Args:
         cfg: a full config.
         training: True checks `DATASETS.TRAIN` too, False only `DATASETS.TEST`.
 
     Raises:
-        PreflightError: naming the first thing that is missing and what to do.
+        RunError: names the first thing that is missing and what to do.
     """
     for name in (*(cfg.DATASETS.TRAIN if training else ()), *cfg.DATASETS.TEST):
         _check_dataset(name)
     if cfg.MODEL.WEIGHTS:
         _check_weights(cfg.MODEL.WEIGHTS)
+    if cfg.WANDB_PROJECT and "wandb" not in sys.modules and not importlib.util.find_spec("wandb"):
+        raise RunError(
+            f"WANDB_PROJECT is '{cfg.WANDB_PROJECT}', but wandb is not installed. Run `pip install "
+            "wandb`, or set WANDB_PROJECT to ''."
+        )
+
+
+def check_start(cfg: CfgNode, *, training: bool, resume: bool) -> None:
+    """Check what the weights will be at the start: those of a checkpoint, of a file, or random.
+
+    Raises:
+        RunError: evaluation would use random weights, or `--resume` would start again next to
+            checkpoints that it cannot find.
+    """
+    folder = Path(cfg.OUTPUT_DIR)
+    resumes = resume and (folder / "last_checkpoint").exists()
+    if resume and not resumes:
+        stray = sorted([*folder.glob("model_[0-9]*.pth"), *folder.glob("model_final.pth")])
+        if stray:
+            raise RunError(
+                f"--resume finds no {folder / 'last_checkpoint'}, although there are checkpoints "
+                f"like {stray[-1].name}. Write the name of the one to resume from into that file, "
+                "or choose another OUTPUT_DIR."
+            )
+        logger.warning(
+            f"--resume finds no checkpoint in {folder}: starting from "
+            f"{cfg.MODEL.WEIGHTS or 'random weights'}"
+        )
+    if resumes or cfg.MODEL.WEIGHTS:
+        return
+    if not training:
+        raise RunError(
+            "--eval-only would evaluate random weights, because MODEL.WEIGHTS is ''. Set "
+            "MODEL.WEIGHTS to a weight file, or pass --resume to evaluate the last checkpoint in "
+            "OUTPUT_DIR."
+        )
+    if cfg.MODEL.RESNETS.NORM == "FrozenBN":
+        logger.warning(
+            "MODEL.WEIGHTS is '' and MODEL.RESNETS.NORM is 'FrozenBN', whose statistics stay at "
+            "their initial values: activations grow from layer to layer and training diverges. Set "
+            "MODEL.WEIGHTS to pretrained weights, or MODEL.RESNETS.NORM to 'BN'."
+        )
 
 
 def _check_dataset(name: str) -> None:
     if name not in DatasetCatalog:
-        raise PreflightError(
-            f"data set '{name}' is not registered; known are: {', '.join(sorted(DatasetCatalog))}"
+        near = difflib.get_close_matches(name, list(DatasetCatalog), 2, 0.6)
+        hint = f"Did you mean {' or '.join(near)}? " if near else ""
+        raise RunError(
+            f"The dataset '{name}' is not registered. {hint}Pass files as --train "
+            "name=annotations.json:images, or register the dataset with detectron2 first."
         )
     metadata = MetadataCatalog.get(name)
     is_on_files = metadata.get("prepared_from")  # of DATASETS.FILES; check_data writes its json
@@ -103,27 +124,60 @@ def _check_dataset(name: str) -> None:
         path = metadata.get(kind)
         if path and not PathManager.exists(path):
             if is_on_files:
-                raise PreflightError(f"data set '{name}': {path} does not exist")
+                raise RunError(f"The dataset '{name}' needs {path}, which does not exist.")
             root = os.environ.get("DETECTRON2_DATASETS")
-            raise PreflightError(
-                f"data set '{name}': {path} does not exist. Built-in data sets are looked for "
-                f"under the environment variable DETECTRON2_DATASETS ("
+            raise RunError(
+                f"The dataset '{name}' needs {path}, which does not exist. Built-in datasets are "
+                "expected under the environment variable DETECTRON2_DATASETS ("
                 + (f"now '{root}'" if root else "not set, so ./datasets")
-                + "), laid out as docs/training.md shows"
+                + "), laid out as docs/training.md shows."
             )
 
 
 def _check_weights(path: str) -> None:
     url = urlparse(path)._replace(query="").geturl()
+    expected = (
+        "Set MODEL.WEIGHTS to a .pth or .pkl file, to a detectron2:// or https:// address, or to "
+        "'' to start from random weights."
+    )
     try:
-        found = PathManager.isfile(PathManager.get_local_path(url))
+        local = PathManager.get_local_path(url)
+        found = PathManager.isfile(local)
     except (OSError, ValueError) as error:  # URLError is an OSError
-        raise PreflightError(
-            f"MODEL.WEIGHTS '{path}' could not be fetched ({error}). Download the file by hand "
-            "where there is a network and give its path, or '' to start from random weights"
+        raise RunError(
+            f"MODEL.WEIGHTS '{path}' could not be fetched ({error}). Download the file on a "
+            "machine with a network and set MODEL.WEIGHTS to its path."
         ) from error
     if not found:
-        raise PreflightError(
-            f"MODEL.WEIGHTS '{path}' does not exist. Give the path of a .pth or .pkl file, a "
-            "detectron2:// or https:// address, or '' to start from random weights"
-        )
+        raise RunError(f"MODEL.WEIGHTS '{path}' does not exist. {expected}")
+    _check_weight_file(local, f"MODEL.WEIGHTS '{path}' is not a weight file", expected)
+
+
+def _check_weight_file(path: str, problem: str, expected: str) -> None:
+    """Check that a file can be read, without executing anything in it."""
+    try:
+        if path.endswith(".pkl"):
+            with open(path, "rb") as file:
+                for _ in pickletools.genops(file):  # raises if it is no pickle or is cut off
+                    pass
+            return
+        content = _read(path)
+    except Exception as error:  # each kind of damage raises another; torch advises weights_only
+        raise RunError(f"{problem}. {expected}") from error
+    if not isinstance(content, Mapping):
+        raise RunError(f"{problem}: it holds a {type(content).__name__}. {expected}")
+
+
+def _read(path: str | Path):
+    """The content of a torch file; where the format allows it, without reading the tensors."""
+    return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+
+
+def is_finished(cfg: CfgNode) -> bool:
+    """Whether the last checkpoint of `OUTPUT_DIR` has reached `SOLVER.MAX_ITER`."""
+    tag = Path(cfg.OUTPUT_DIR, "last_checkpoint")
+    try:
+        checkpoint = _read(Path(cfg.OUTPUT_DIR, tag.read_text().strip()))
+        return checkpoint["iteration"] + 1 >= cfg.SOLVER.MAX_ITER
+    except Exception:  # no checkpoint, or one that the checkpointer will complain about
+        return False

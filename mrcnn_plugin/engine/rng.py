@@ -1,4 +1,4 @@
-"""The state of every random generator that training draws from, taken and put back."""
+"""Saves and restores the state of every random generator that training uses."""
 
 import contextlib
 import random

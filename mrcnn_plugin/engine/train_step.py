@@ -1,13 +1,13 @@
-"""One training step: forward in pieces, a look at every loss, backward, a look at the gradients."""
+"""A training step with gradient accumulation that never steps on NaN or infinity."""
 
 import contextlib
 import time
 from collections import defaultdict
-from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
+from detectron2.config import CfgNode
 from detectron2.engine import SimpleTrainer
 from detectron2.utils import comm
 from torch import Tensor, nn
@@ -19,13 +19,13 @@ from .rng import rng_state
 _SMALLEST_LOSS_SCALE = 1e-6
 
 
-@dataclass
-class NonFiniteStep:
-    """What is known of a step that gave infinity or NaN."""
+@dataclass(eq=False)
+class NonFiniteStep(Exception):
+    """Raised by a step that gave infinity or NaN, before the optimizer changes the weights."""
 
-    what: str  # the loss that went first, or where else it was seen
-    losses: dict[str, float]  # of the piece of the batch in which it was seen
-    piece: list[dict]  # that piece, as the model takes it
+    what: str  # the first loss that is not finite, or what else is not
+    losses: dict[str, float]  # of the piece of the batch in which it was found
+    piece: list[dict]  # that piece, as the model accepts it
     batch: list[dict]
     rng: dict  # `rng_state` before the first forward
     iteration: int
@@ -34,13 +34,13 @@ class NonFiniteStep:
 class TrainStep(SimpleTrainer):
     """`SimpleTrainer` and `AMPTrainer` in one, for any device, that never steps on NaN or infinity.
 
-    Every loss is looked at before its backward, in every process, and every gradient before the
-    optimizer moves the weights. (With float16 the loss scaler looks at the gradients: overflow is
-    normal there, the scaler leaves out the step and halves the scale.)
+    Every loss is checked before its backward, in every process, and every gradient before the
+    optimizer changes the weights. With float16 the loss scaler checks the gradients: overflow is
+    normal there, and the scaler skips the step and halves the scale.
 
-    With `accumulate` above 1 a batch goes through the model in that many pieces, and the
-    gradients of the pieces are averaged, weighted by their images, before the one optimizer step.
-    This is what as many GPUs would compute with one piece each.
+    With `accumulate` above 1 a batch goes through the model in that many pieces, and the gradients
+    of the pieces are averaged, weighted by their numbers of images, before the optimizer step. This
+    is what as many GPUs with one piece each compute.
     """
 
     def __init__(
@@ -49,7 +49,6 @@ class TrainStep(SimpleTrainer):
         data_loader,
         optimizer: torch.optim.Optimizer,
         *,
-        on_nonfinite: Callable[[NonFiniteStep], None],
         amp_dtype: torch.dtype | None = None,
         scaler: torch.amp.GradScaler | None = None,
         accumulate: int = 1,
@@ -57,25 +56,22 @@ class TrainStep(SimpleTrainer):
         """
         Args:
             model, data_loader, optimizer: as in detectron2's `SimpleTrainer`.
-            on_nonfinite: called instead of stepping; raises.
-            amp_dtype: what autocast computes in; None: no autocast.
-            scaler: scales the loss, for float16; None: no scaling.
-            accumulate: pieces that each batch is computed in; at most the images of a batch in
-                one process.
-
-        Raises:
-            ValueError: `accumulate` is below 1.
+            amp_dtype: the dtype of autocast; None disables it.
+            scaler: scales the loss, for float16; None does not scale.
+            accumulate: the number of pieces of a batch, from 1 to the images of a batch in one
+                process.
         """
-        if accumulate < 1:
-            raise ValueError(f"SOLVER.ACCUMULATE is {accumulate}; expected 1 or more pieces")
         super().__init__(model, data_loader, optimizer)
-        self.on_nonfinite = on_nonfinite
         self.amp_dtype = amp_dtype
         self.scaler = scaler or torch.amp.GradScaler(enabled=False)
         self.accumulate = accumulate
         self.device = next(model.parameters()).device
 
     def run_step(self):
+        """
+        Raises:
+            NonFiniteStep: instead of the optimizer step, in every process.
+        """
         assert self.model.training, "the model was changed to eval mode"
         start = time.perf_counter()
         batch = next(self._data_loader_iter)
@@ -88,25 +84,25 @@ class TrainStep(SimpleTrainer):
         if problem:
             what, bad_losses, piece = problem
             values = {name: float(loss.detach()) for name, loss in bad_losses.items()}
-            self.on_nonfinite(NonFiniteStep(what, values, piece, batch, rng, self.iter))
+            raise NonFiniteStep(what, values, piece, batch, rng, self.iter)
         self.after_backward()
         self._write_metrics(losses, data_time)
         self.scaler.step(self.optimizer)
         self.scaler.update()
 
     def _forward_backward(self, batch: list[dict]):
-        """Gradients of a batch, and its losses; or what went wrong: (what, losses, piece)."""
-        pieces = split(batch, self.accumulate)
+        """(losses, None), or (losses, (what, losses of the piece, piece)) if something is wrong."""
+        pieces = split_batch(batch, self.accumulate)
         total = defaultdict(float)
         problem = None
         for index, piece in enumerate(pieces):
             last = index == len(pieces) - 1
             with self._gradients_exchanged(last):
-                losses, what = forward(self.model, piece, self.amp_dtype)
+                losses, what = compute_losses(self.model, piece, self.amp_dtype)
                 if what:
                     problem = (what, losses, piece)
                 if problem and not last:
-                    break  # the last piece is where the other processes are waited for
+                    break  # processes synchronize at the last piece
                 if last and self._in_any_process(problem is not None):
                     return total, problem or ("a loss of another process", losses, piece)
                 share = len(piece) / len(batch)
@@ -139,7 +135,7 @@ class TrainStep(SimpleTrainer):
         if torch.isfinite(torch.nn.utils.get_total_norm([grad for _, grad in named])):
             return None
         names = [name for name, grad in named if not torch.isfinite(grad).all()]
-        # The last one is nearest to the loss: backward came to it first.
+        # The last one is nearest to the loss, so backward reached it first.
         what = f"the gradient of {names[-1]}" if names else "the norm of the gradient"
         return what, {}, batch
 
@@ -155,10 +151,17 @@ class TrainStep(SimpleTrainer):
             self.scaler.load_state_dict(state_dict["grad_scaler"])
 
 
-def split(batch: list, pieces: int) -> list[list]:
+def amp_dtype_of(cfg: CfgNode, device: torch.device) -> torch.dtype | None:
+    """The dtype of `SOLVER.AMP.ENABLED`: float16 on GPUs, bfloat16 on CPUs. None without AMP."""
+    if not cfg.SOLVER.AMP.ENABLED:
+        return None
+    return torch.float16 if device.type == "cuda" else torch.bfloat16
+
+
+def split_batch(batch: list, pieces: int) -> list[list]:
     """At most `pieces` parts of a batch, in order, none empty, whose lengths differ by one at most.
 
-    `split([a, b, c, d, e], 2)` is `[[a, b, c], [d, e]]`.
+    `split_batch([a, b, c, d, e], 2)` is `[[a, b, c], [d, e]]`.
     """
     pieces = min(pieces, len(batch))
     size, longer = divmod(len(batch), pieces)
@@ -166,26 +169,26 @@ def split(batch: list, pieces: int) -> list[list]:
     return [batch[begin:end] for begin, end in pairwise(starts)]
 
 
-def forward(
+def compute_losses(
     model: nn.Module, piece: list[dict], amp_dtype: torch.dtype | None
 ) -> tuple[dict[str, Tensor], str | None]:
-    """The losses of some images, and what of them is not finite, if anything.
+    """The losses of some images, and which of them is not finite, if any.
 
-    detectron2's RPN raises `FloatingPointError` when it predicts NaN: then there are no losses.
+    detectron2's RPN raises `FloatingPointError` when it predicts NaN. Then there are no losses.
     """
     device = next(model.parameters()).device.type
     try:
         with torch.autocast(device, dtype=amp_dtype, enabled=amp_dtype is not None):
             losses = model(piece)
     except FloatingPointError as error:
-        return {}, f"what the RPN predicts (detectron2: {error})"
+        return {}, f"the prediction of the RPN (detectron2: {error})"
     return losses, first_nonfinite(losses)
 
 
 def first_nonfinite(losses: dict[str, Tensor]) -> str | None:
-    """The first loss that is infinite or NaN, in the order of computation: those of the RPN first.
+    """The first loss that is infinite or NaN, in the order of computation.
 
-    detectron2 hands on a dict in which the RPN's come last.
+    The RPN is computed first, but its losses come last in detectron2's dict.
     """
     if torch.isfinite(torch.stack([loss.detach().float() for loss in losses.values()])).all():
         return None

@@ -1,4 +1,4 @@
-"""detectron2's DefaultTrainer on any device, with evaluators and test-time augmentation."""
+"""detectron2's DefaultTrainer on any device, with this plugin's step, hooks and evaluators."""
 
 import logging
 import os
@@ -6,38 +6,50 @@ import weakref
 from collections import OrderedDict
 
 import torch
+from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
-from detectron2.engine import DefaultTrainer, TrainerBase, create_ddp_model, hooks
+from detectron2.engine import DefaultTrainer, TrainerBase, create_ddp_model
 from detectron2.evaluation import (
     CityscapesInstanceEvaluator,
     DatasetEvaluator,
     LVISEvaluator,
     PascalVOCDetectionEvaluator,
+    verify_results,
 )
-from detectron2.modeling import GeneralizedRCNNWithTTA
+from detectron2.modeling import GeneralizedRCNNWithTTA, build_model
 from detectron2.utils import comm
+from detectron2.utils.events import EventStorage
+from torch import nn
 
 from ..checkpoint.checkpointer import ReportingCheckpointer
+from ..errors import ConfigError, RunError
 from ..evaluation import AnalysingCOCOEvaluator, inference_folder
+from .build_hooks import build_hooks
+from .distributed import unwrap
 from .hooks.wandb_writer import WandbWriter
-from .monitoring import add_monitoring_hooks, build_step
+from .logs import FILE_ONLY
+from .options import check_training_options
+from .replay import nonfinite_error
+from .train_step import NonFiniteStep, TrainStep, amp_dtype_of
 
 logger = logging.getLogger(__name__)
 
 
-class _StoppedEarly(BaseException):
-    """Leaves detectron2's loop, which logs every `Exception` as a failure."""
-
-
 class MRCNNTrainer(DefaultTrainer):
-    """`DefaultTrainer` built for any device, with the evaluator that belongs to each data set.
+    """`DefaultTrainer` for any device, with the evaluator that belongs to each dataset.
 
-    Config: everything that detectron2's trainer reads, `TEST.AUG` and `SOLVER.AMP` included.
+    Config: everything that detectron2's trainer reads, including `TEST.AUG` and `SOLVER.AMP`, and
+    this plugin's keys of `SOLVER`, `TEST` and `WANDB_PROJECT`.
     """
 
-    def __init__(self, cfg):
-        """The steps of `DefaultTrainer.__init__`, which wraps the model for GPUs alone."""
+    def __init__(self, cfg: CfgNode):
+        """The steps of `DefaultTrainer.__init__`, which can wrap the model on GPUs only.
+
+        Raises:
+            ConfigError: training options contradict each other.
+        """
         TrainerBase.__init__(self)
+        check_training_options(cfg)
         cfg = self.auto_scale_workers(cfg, comm.get_world_size())
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
@@ -55,48 +67,87 @@ class MRCNNTrainer(DefaultTrainer):
         self.start_iter = 0
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.cfg = cfg
-        self._stop = False
+        self.last_results: dict = {}
         self.register_hooks(self.build_hooks())
 
     def build_hooks(self):
-        ret = super().build_hooks()
-        if self.cfg.TEST.AUG.ENABLED:
-            tta = hooks.EvalHook(0, lambda: self.test_with_tta(self.cfg, self.model))
-            # Before the writer, so that it writes these results too; only the main process has one.
-            ret.insert(len(ret) - comm.is_main_process(), tta)
-        return add_monitoring_hooks(self, ret)
+        ret, self._periodic_checkpointer = build_hooks(self, super().build_hooks())
+        return ret
 
     def build_writers(self):
         """detectron2's (screen, metrics.json, TensorBoard), and Weights & Biases by config."""
-        writers = super().build_writers()
+        self.writers = super().build_writers()
         if self.cfg.WANDB_PROJECT:
-            writers.append(WandbWriter(self.cfg))
-        return writers
+            self.writers.append(WandbWriter(self.cfg))
+        return self.writers
+
+    def evaluate(self) -> dict:
+        """Evaluate the model on `DATASETS.TEST`, and keep the results as `last_results`."""
+        self.last_results = self.test(self.cfg, self.model)
+        return self.last_results
 
     def stop_after_this_step(self) -> None:
-        """End training as at `MAX_ITER`, final checkpoint and evaluation included."""
+        """End training as at `MAX_ITER`, with the final checkpoint and evaluation."""
         self.max_iter = self.iter + 1
-        self._stop = True
+        if self._periodic_checkpointer:
+            self._periodic_checkpointer.max_iter = self.max_iter
 
-    def after_step(self):
-        super().after_step()
-        if self._stop:
-            self.iter += 1  # as detectron2's loop does at its end
-            raise _StoppedEarly
+    def train(self) -> dict:
+        """Train from `start_iter` to `max_iter`, which a hook may lower; returns `last_results`.
 
-    def train(self):
-        """As in detectron2; a run that was stopped early is not held to `TEST.EXPECTED_RESULTS`."""
+        Raises:
+            NonFiniteError: a loss or gradient is infinite or NaN.
+        """
+        if self.start_iter >= self.max_iter:
+            logger.warning(
+                f"Nothing left to train: the checkpoint has {self.start_iter} iterations and "
+                f"SOLVER.MAX_ITER is {self.max_iter}. Raise SOLVER.MAX_ITER to train longer, or "
+                "pass --eval-only to evaluate."
+            )
+            return self.last_results
+        logger.info(f"Starting training from iteration {self.start_iter}")
+        with EventStorage(self.start_iter) as self.storage:
+            try:
+                self._loop()
+            except RunError:
+                raise
+            except Exception:
+                logger.exception("Exception during training:")
+                raise
+            finally:
+                self.after_train()
+        stopped_early = self.max_iter < self.cfg.SOLVER.MAX_ITER
+        if self.cfg.TEST.EXPECTED_RESULTS and comm.is_main_process() and not stopped_early:
+            verify_results(self.cfg, self.last_results)
+        return self.last_results
+
+    def _loop(self):
+        self.iter = self.start_iter
+        self.before_train()
+        while self.iter < self.max_iter:
+            self.before_step()
+            self.run_step()
+            self.after_step()
+            self.iter += 1
+
+    def run_step(self):
         try:
-            return super().train()
-        except _StoppedEarly:
-            return self._last_eval_results
+            super().run_step()
+        except NonFiniteStep as step:
+            raise nonfinite_error(step, self.cfg, self.model) from None
+
+    @classmethod
+    def build_model(cls, cfg: CfgNode) -> nn.Module:
+        model = build_model(cfg)
+        logger.info(f"Model:\n{model}", extra=FILE_ONLY)
+        return model
 
     @classmethod
     def build_evaluator(cls, cfg, dataset_name: str, output_dir: str = "") -> DatasetEvaluator:
-        """The evaluator of the data set's `evaluator_type`; COCO's where it has none.
+        """The evaluator of the dataset's `evaluator_type`, or COCO's if it has none.
 
         Raises:
-            ValueError: the type is one that detectron2 has no instance evaluator for.
+            ConfigError: detectron2 has no instance evaluator of this type.
         """
         if not output_dir:
             output_dir = str(inference_folder(cfg, dataset_name))
@@ -109,20 +160,32 @@ class MRCNNTrainer(DefaultTrainer):
             return PascalVOCDetectionEvaluator(dataset_name)
         if kind == "cityscapes_instance":
             return CityscapesInstanceEvaluator(dataset_name)
-        raise ValueError(
-            f"data set '{dataset_name}' has evaluator_type '{kind}'; expected one of coco, lvis, "
-            "pascal_voc, cityscapes_instance. Set it with MetadataCatalog.get(name).set(...)"
+        raise ConfigError(
+            f"The dataset '{dataset_name}' has evaluator_type '{kind}'; expected one of coco, "
+            "lvis, pascal_voc, cityscapes_instance. Set it with MetadataCatalog.get(name).set(...)."
         )
 
     @classmethod
-    def test_with_tta(cls, cfg, model) -> OrderedDict:
-        """Evaluate with test-time augmentation (`TEST.AUG`); result names end in `_TTA`."""
+    def test_with_tta(cls, cfg: CfgNode, model: nn.Module) -> OrderedDict:
+        """Evaluate with test-time augmentation (`TEST.AUG`). Names of results end in `_TTA`."""
         logger.info("Running inference with test-time augmentation ...")
-        if isinstance(model, torch.nn.parallel.DistributedDataParallel):
-            model = model.module
         evaluators = [
             cls.build_evaluator(cfg, name, os.path.join(cfg.OUTPUT_DIR, "inference_TTA"))
             for name in cfg.DATASETS.TEST
         ]
-        results = cls.test(cfg, GeneralizedRCNNWithTTA(cfg, model), evaluators)
+        results = cls.test(cfg, GeneralizedRCNNWithTTA(cfg, unwrap(model)), evaluators)
         return OrderedDict((f"{name}_TTA", value) for name, value in results.items())
+
+
+def build_step(cfg: CfgNode, model: nn.Module, data_loader, optimizer) -> TrainStep:
+    """The `TrainStep` of a config, by `SOLVER.AMP` and `SOLVER.ACCUMULATE`."""
+    device = next(model.parameters()).device
+    amp_dtype = amp_dtype_of(cfg, device)
+    return TrainStep(
+        model,
+        data_loader,
+        optimizer,
+        amp_dtype=amp_dtype,
+        scaler=torch.amp.GradScaler(device.type) if amp_dtype == torch.float16 else None,
+        accumulate=cfg.SOLVER.ACCUMULATE,
+    )

@@ -1,1 +1,4 @@
-"""The native ops and their modules. This folder imports torch only."""
+"""The native ops and their modules. This folder imports PyTorch only.
+
+`roi_align` and `multiscale_roi_align` are modules here; the package exports their functions.
+"""

@@ -1,9 +1,9 @@
-"""RoIAlign on a feature pyramid: each RoI is taken from the level that its size calls for.
+"""RoIAlign on a feature pyramid pools each RoI from the level that belongs to its size.
 
     rois -> level of each -> RoIAlign on that level's map -> one tensor, in the order of the RoIs
 
-The assignment is detectron2's (Feature Pyramid Networks, Eqn. 1). All levels are one call of the
-native op, which writes one output: nothing is sorted, split or waited for.
+Levels are assigned as in detectron2 (Feature Pyramid Networks, eq. 1). One call of the native op
+pools from all levels into one output, without sorting, splitting or device synchronization.
 """
 
 from __future__ import annotations
@@ -14,16 +14,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from .roi_align import (
-    _check_features,
-    _check_options,
-    _check_rois,
-    _empty_maps,
-    _empty_result,
-    _no_double_backward,
-    _pair,
-    _with_batch_index,
-)
+from ._arguments import check_features, check_options, check_rois, pair, with_batch_index
+from ._library import empty_maps, empty_result, no_double_backward
 
 __all__ = ["MultiScaleRoIAlign", "assign_levels", "multiscale_roi_align"]
 
@@ -35,16 +27,16 @@ def assign_levels(
     canonical_box_size: float = 224,
     canonical_level: int = 4,
 ) -> Tensor:
-    """The pyramid level of every RoI, counted from min_level.
+    """Assign each RoI to a pyramid level.
 
-    floor(canonical_level + log2(sqrt(area) / canonical_box_size + 1e-8)), clamped to the levels
-    there are. Level k has 2^k image pixels to one of its own.
+    The level is floor(canonical_level + log2(sqrt(area) / canonical_box_size + 1e-8)), clamped to
+    [min_level, max_level]. A pixel of level k covers 2^k x 2^k input-image pixels.
 
     Args:
         rois: (R, 5), batch index, x1, y1, x2, y2 in input-image pixels.
 
     Returns:
-        (R,) int64, from 0 to max_level - min_level. A box whose area is negative or NaN is on 0.
+        (R,) int64, the level minus min_level. A box whose area is negative or NaN is assigned to 0.
     """
     width, height = rois[:, 3] - rois[:, 1], rois[:, 4] - rois[:, 2]
     size = torch.sqrt(width * height)
@@ -66,34 +58,32 @@ def multiscale_roi_align(
     canonical_box_size: float = 224,
     canonical_level: int = 4,
 ) -> Tensor:
-    """`roi_align` of every RoI on its level of a feature pyramid.
+    """`roi_align` of each RoI on its level of a feature pyramid. The notes there apply here too.
 
     Args:
         features: maps (N, C, H_l, W_l) of one dtype, the finest first; on CUDA at most 8.
-        rois: (R, 5) or N of (R_i, 4), as for `roi_align`. Boxes get no gradient.
-        output_size, sampling_ratio, aligned, mode, bin_stride: as for `roi_align`.
-        spatial_scales: feature-map pixels for one input-image pixel, of each map: successive powers
-            of two, as (1/4, 1/8, 1/16, 1/32) for P2 to P5.
-        canonical_box_size, canonical_level: a box of canonical_box_size^2 input-image pixels is on
-            level canonical_level (2^canonical_level is its stride): see `assign_levels`.
+        rois: (R, 5) or N tensors (R_i, 4), as in `roi_align`.
+        output_size, sampling_ratio, aligned, mode, bin_stride: as in `roi_align`.
+        spatial_scales: for each map its number of pixels per input-image pixel. These are
+            successive powers of two, such as (1/4, 1/8, 1/16, 1/32) for P2 to P5.
+        canonical_box_size, canonical_level: a box of canonical_box_size^2 input-image pixels is
+            assigned to level canonical_level, whose stride is 2^canonical_level.
 
     Returns:
-        (R, C, h, w) as `roi_align`, in the order of the RoIs; laid out as the first map is.
-
-    What is not obvious about the levels is the same as about one map: see `roi_align`.
+        (R, C, h, w) as in `roi_align`, in the order of the RoIs and the layout of the first map.
 
     Raises:
-        TypeError, ValueError: an argument is of the wrong type, dtype, shape, device or range.
+        TypeError, ValueError: an argument has a wrong type, dtype, shape, device or range.
         RuntimeError: a batch index is out of range (CPU).
     """
     features = _check_pyramid(features, spatial_scales)
-    height, width = _pair(output_size)
-    _check_options(spatial_scales[0], sampling_ratio, mode, bin_stride)
+    height, width = pair(output_size)
+    check_options(spatial_scales[0], sampling_ratio, mode, bin_stride)
     min_level, max_level = _level_range(spatial_scales)
     _check_canonical(canonical_box_size)
     if not isinstance(rois, Tensor):
-        rois = _with_batch_index(rois, features[0])
-    _check_rois(rois, features[0])
+        rois = with_batch_index(rois, features[0])
+    check_rois(rois, features[0])
     levels = assign_levels(rois, min_level, max_level, canonical_box_size, canonical_level)
     output, _ = torch.ops.mrcnn_plugin.roi_align_levels(
         features, rois, levels, height, width, spatial_scales, sampling_ratio, aligned, mode,
@@ -103,7 +93,7 @@ def multiscale_roi_align(
 
 
 class MultiScaleRoIAlign(nn.Module):
-    """`multiscale_roi_align` with its options fixed; `forward(features, rois)`."""
+    """`multiscale_roi_align` as a module, with the same arguments."""
 
     def __init__(
         self,
@@ -118,9 +108,9 @@ class MultiScaleRoIAlign(nn.Module):
         canonical_level: int = 4,
     ):
         super().__init__()
-        self.output_size = _pair(output_size)
+        self.output_size = pair(output_size)
         _level_range(spatial_scales)
-        _check_options(spatial_scales[0], sampling_ratio, mode, bin_stride)
+        check_options(spatial_scales[0], sampling_ratio, mode, bin_stride)
         _check_canonical(canonical_box_size)
         self.spatial_scales = tuple(spatial_scales)
         self.sampling_ratio = sampling_ratio
@@ -161,10 +151,11 @@ def _check_pyramid(features: Sequence[Tensor], spatial_scales: Sequence[float]) 
         raise TypeError(f"features must be a list of maps, got {type(features).__name__}")
     if len(features) != len(spatial_scales):
         raise ValueError(
-            f"features needs one map a spatial_scale: {len(features)} for {len(spatial_scales)}"
+            f"features must have one map per spatial scale, got {len(features)} maps for "
+            f"{len(spatial_scales)} scales"
         )
     for maps in features:
-        _check_features(maps)
+        check_features(maps)
         first = features[0]
         if maps.shape[:2] != first.shape[:2] or maps.dtype != first.dtype:
             raise ValueError(
@@ -177,7 +168,7 @@ def _check_pyramid(features: Sequence[Tensor], spatial_scales: Sequence[float]) 
 
 
 def _level_range(spatial_scales: Sequence[float]) -> tuple[int, int]:
-    """The first and the last level: level k has the scale 2^-k."""
+    """The first and the last level, where level k has the scale 2^-k."""
     scales = list(spatial_scales)
     if not scales or not all(0 < scale < math.inf for scale in scales):
         raise ValueError(f"spatial_scales must be finite and positive, got {spatial_scales!r}")
@@ -197,17 +188,17 @@ def _check_canonical(canonical_box_size: float) -> None:
         )
 
 
-# ---- What PyTorch needs to know about the ops ----------------------------------------------------
+# ---- Registration with PyTorch -------------------------------------------------------------------
 
 
 @torch.library.register_fake("mrcnn_plugin::roi_align_levels")
 def _(features, rois, levels, height, width, spatial_scales, ratio, aligned, mode, bin_stride):
-    return _empty_result(features[0], rois, height, width, mode, bin_stride)
+    return empty_result(features[0], rois, height, width, mode, bin_stride)
 
 
 @torch.library.register_fake("mrcnn_plugin::roi_align_levels_backward")
 def _(grad_output, rois, levels, level, argmax, batch, channels, height, width, *options):
-    return _empty_maps(grad_output, (batch, channels, height, width))
+    return empty_maps(grad_output, (batch, channels, height, width))
 
 
 def _save_for_backward(ctx, inputs, output):
@@ -233,4 +224,4 @@ def _backward(ctx, grad_output, _grad_argmax):
 torch.library.register_autograd(
     "mrcnn_plugin::roi_align_levels", _backward, setup_context=_save_for_backward
 )
-torch.library.register_autograd("mrcnn_plugin::roi_align_levels_backward", _no_double_backward)
+torch.library.register_autograd("mrcnn_plugin::roi_align_levels_backward", no_double_backward)

@@ -6,11 +6,12 @@
                       custom_translation_table=roi_align_onnx.translation_table())
     torch.onnx.export(model, args, "model.onnx", dynamo=False, opset_version=16)
 
-The import alone serves the second, the TorchScript exporter. The first needs onnxscript.
+Importing this module is enough for the second form, the TorchScript exporter. The first form needs
+onnxscript. `multiscale_roi_align` has no ONNX form.
 
-ONNX has an average RoiAlign with our coordinates. Its "max" is another thing (the maximum over
-*weighted corners* instead of interpolated samples), so ours is written as an average over bins that
-hold one sample each, and a MaxPool over the samples of a bin:
+ONNX's average RoiAlign has our coordinates. Its "max" differs: it is the maximum over *weighted
+corners* instead of interpolated samples. Ours is therefore exported as an average over bins of one
+sample each, followed by a MaxPool over the samples of a bin:
 
     max, P bins of s x s samples = MaxPool(s x s) of avg, P * s bins of 1 x 1 sample
 """
@@ -19,24 +20,27 @@ from __future__ import annotations
 
 import torch
 
-OPSET = 16  # the first whose RoiAlign knows half-pixel centres
+OPSET = 16  # the first opset whose RoiAlign supports half-pixel centres
 
-MODES = {True: "half_pixel", False: "output_half_pixel"}  # of `aligned`
+MODES = {True: "half_pixel", False: "output_half_pixel"}  # aligned -> transformation mode
 
 
 def _translate(emit, constant, features, rois, dtypes, options):
-    """The graph, by emit(operator, *inputs, **attributes) and constant(int64 list or number)."""
+    """Build the graph with emit(operator, *inputs, **attributes) and constant(int64 or a list)."""
     height, width, spatial_scale, sampling_ratio, aligned, mode, bin_stride = options
     features_dtype, rois_dtype = dtypes
     if mode == "max" and sampling_ratio == 0:
         raise ValueError(
             "RoIAlign(mode='max', sampling_ratio=0) cannot be exported to ONNX, where the number "
-            "of samples must be fixed: set sampling_ratio (2 is four samples a bin)"
+            "of samples must be fixed. Set sampling_ratio; 2 means four samples per bin."
         )
-    # RoiAlign takes features and RoIs of one type. As in the op, neither is ever half.
+    # RoiAlign needs features and RoIs of one type. As in the op, neither is ever half.
     double = torch.float64 in (features_dtype, rois_dtype)
     compute = torch.float64 if double else torch.float32
-    cast = lambda x, have, want: x if have == want else emit("Cast", x, to=ONNX_TYPES[want])  # noqa: E731
+
+    def cast(x, have, want):
+        return x if have == want else emit("Cast", x, to=ONNX_TYPES[want])
+
     maximum = mode == "max"
     fine = sampling_ratio if maximum else 1
     output = emit(
@@ -58,7 +62,7 @@ def _translate(emit, constant, features, rois, dtypes, options):
         output = emit(
             "Slice", output, constant([0, 0]), ends, constant([2, 3]), constant([bin_stride] * 2)
         )
-    argmax = constant([-1])  # for the backward, which is not exported: nothing reads it
+    argmax = constant([-1])  # an output for the backward, which is not exported
     return cast(output, compute, features_dtype), argmax
 
 
@@ -71,11 +75,11 @@ ONNX_TYPES = {  # onnx.TensorProto.DataType
 }
 
 
-# ---- The exporter of torch.export programs -------------------------------------------------------
+# ---- The exporter for torch.export programs ------------------------------------------------------
 
 
 def translation_table():
-    """For `torch.onnx.export(..., dynamo=True, custom_translation_table=...)`."""
+    """The argument for `torch.onnx.export(..., dynamo=True, custom_translation_table=...)`."""
     from onnxscript import opset18 as opset
 
     dtypes = {number: dtype for dtype, number in ONNX_TYPES.items()}
@@ -112,9 +116,9 @@ def _symbolic(g, features, rois, height, width, scale, sampling_ratio, aligned, 
 
 
 def _suffix(value):
-    """How g.op learns the type of an attribute."""
-    one = value[0] if isinstance(value, list) else value
-    return {int: "_i", float: "_f", str: "_s"}[type(one)]
+    """The suffix by which `g.op` recognizes the type of an attribute."""
+    first = value[0] if isinstance(value, list) else value
+    return {int: "_i", float: "_f", str: "_s"}[type(first)]
 
 
 torch.onnx.register_custom_op_symbolic("mrcnn_plugin::roi_align", _symbolic, OPSET)

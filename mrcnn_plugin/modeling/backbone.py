@@ -1,13 +1,15 @@
 """ResNet-C4 backbone, and res5, the stage that runs on RoIs (ResNet, Table 1; Mask R-CNN, Sec. 3).
 
-"C4" is the output of the last conv layer of the 4th stage: stem to res4, stride 16. The blocks are
-detectron2's; parameter names are its names, so ImageNet and Model Zoo files load by them.
+"C4" is the output of the last conv layer of the 4th stage, res4, which has stride 16. The blocks
+and the parameter names are detectron2's, so ImageNet and Model Zoo files load by name.
 """
 
 from detectron2.layers import CNNBlockBase, ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY
 from detectron2.modeling.backbone.resnet import BasicBlock, BasicStem, BottleneckBlock, ResNet
 from torch import nn
+
+from ..errors import ConfigError
 
 # Blocks in res2, res3, res4, res5 (ResNet, Table 1).
 _BLOCKS_PER_STAGE = {
@@ -35,7 +37,7 @@ def resnet_stage(
 
     Args:
         stage: 2 for res2 to 5 for res5. Channels double with every stage.
-        depth: 18 or 34 (two 3x3 convs a block), 50, 101 or 152 (bottleneck blocks).
+        depth: 18 or 34 (two 3x3 convs per block), 50, 101 or 152 (bottleneck blocks).
         first_stride: stride of the first block; the others have stride 1.
         stem_out_channels: channels of the stem, which feeds res2.
         res2_out_channels: channels of res2's output; 256 for the bottleneck nets.
@@ -45,10 +47,10 @@ def resnet_stage(
             torchvision's (stride in the 3x3 conv).
 
     Raises:
-        ValueError: the depth is not one of ResNet's.
+        ConfigError: the depth is not one of ResNet's.
     """
     if depth not in _BLOCKS_PER_STAGE:
-        raise ValueError(f"MODEL.RESNETS.DEPTH is {depth}; expected one of {[*_BLOCKS_PER_STAGE]}")
+        raise ConfigError(f"MODEL.RESNETS.DEPTH is {depth}; expected one of {[*_BLOCKS_PER_STAGE]}")
     num_blocks = _BLOCKS_PER_STAGE[depth][stage - 2]
     widening = 2 ** (stage - 2)
     out_channels = res2_out_channels * widening
@@ -75,7 +77,8 @@ def resnet_c4(*, in_channels: int = 3, freeze_at: int = 2, **stage_args) -> ResN
 
     Args:
         in_channels: channels of the image.
-        freeze_at: how many stages to freeze from the bottom: 0 none, 1 the stem, 2 stem and res2.
+        freeze_at: the number of stages to freeze, from the bottom: 0 freezes nothing, 1 the stem,
+            2 the stem and res2.
         stage_args: see `resnet_stage`, without `stage` and `first_stride`.
     """
     stem = BasicStem(
@@ -89,23 +92,23 @@ def res5_stage(*, stride: int, **stage_args) -> nn.Sequential:
     """The 9-layer res5: (R, 1024, 7, 7) RoI features -> (R, 2048, 7, 7) with stride 1.
 
     Args:
-        stride: of the first block: 1 as the paper alters it (Fig. 4), 2 as in ResNet itself.
+        stride: stride of the first block: 1 as in Mask R-CNN, Fig. 4, or 2 as in ResNet.
         stage_args: see `resnet_stage`, without `stage` and `first_stride`.
     """
     return nn.Sequential(*resnet_stage(5, first_stride=stride, **stage_args))
 
 
 def stage_args_from_config(cfg) -> dict:
-    """The arguments of `resnet_stage` that `cfg.MODEL.RESNETS` sets; they are common to all stages.
+    """The arguments of `resnet_stage` that `cfg.MODEL.RESNETS` sets; all stages share them.
 
     Raises:
-        ValueError: a key of detectron2's ResNet that the C4 net does not have is set.
+        ConfigError: a key of detectron2's ResNet that does not apply to the C4 net is set.
     """
     resnets = cfg.MODEL.RESNETS
     if any(resnets.DEFORM_ON_PER_STAGE) or resnets.RES5_DILATION != 1:
-        raise ValueError(
-            "MODEL.RESNETS.DEFORM_ON_PER_STAGE and RES5_DILATION are not part of ResNet-C4; "
-            "for those set MODEL.BACKBONE.NAME to detectron2's build_resnet_backbone"
+        raise ConfigError(
+            "MODEL.RESNETS.DEFORM_ON_PER_STAGE or RES5_DILATION is set, but ResNet-C4 has neither. "
+            "Set MODEL.BACKBONE.NAME to detectron2's build_resnet_backbone to use them."
         )
     return {
         "depth": resnets.DEPTH,
@@ -123,12 +126,13 @@ def build_mrcnn_resnet_c4_backbone(cfg, input_shape: ShapeSpec) -> ResNet:
     """ResNet-C4 from config: `MODEL.RESNETS` (DEPTH 50, 101, ...) and `MODEL.BACKBONE.FREEZE_AT`.
 
     Raises:
-        ValueError: `MODEL.RESNETS.OUT_FEATURES` asks for anything but `res4`.
+        ConfigError: `MODEL.RESNETS.OUT_FEATURES` is not `["res4"]`.
     """
     if cfg.MODEL.RESNETS.OUT_FEATURES != ["res4"]:
-        raise ValueError(
-            f"MODEL.RESNETS.OUT_FEATURES is {cfg.MODEL.RESNETS.OUT_FEATURES}; a C4 backbone has "
-            "['res4'] alone. For feature pyramids use detectron2's build_resnet_fpn_backbone"
+        raise ConfigError(
+            f"MODEL.RESNETS.OUT_FEATURES is {cfg.MODEL.RESNETS.OUT_FEATURES}; expected ['res4'], "
+            "the only output of a C4 backbone. For a feature pyramid set MODEL.BACKBONE.NAME to "
+            "detectron2's build_resnet_fpn_backbone."
         )
     return resnet_c4(
         in_channels=input_shape.channels,

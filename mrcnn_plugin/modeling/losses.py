@@ -15,11 +15,11 @@ from torch.nn import functional as F
 def rpn_cls_loss(objectness_logits: Tensor, gt_labels: Tensor, *, n_cls: float) -> Tensor:
     """`1/N_cls * sum_i L_cls(p_i, p*_i)`, averaged over images (Faster R-CNN, eq. 1, first term).
 
-    The log loss over two classes, of the softmax over (background, object) scores, is the binary
-    cross-entropy of the sigmoid of their difference; that difference is the logit taken here.
+    The log loss of the softmax over the two scores (background, object) equals the binary
+    cross-entropy of the sigmoid of their difference. `objectness_logits` is that difference.
 
     Args:
-        objectness_logits: (N, A) float, object minus background score of every anchor.
+        objectness_logits: (N, A) float, object score minus background score of each anchor.
         gt_labels: (N, A) integer: 1 object, 0 background, -1 not in the mini-batch.
         n_cls: N_cls, the mini-batch size in anchors per image (256).
 
@@ -44,16 +44,16 @@ def rpn_reg_loss(
 ) -> Tensor:
     """`lambda * 1/N_reg * sum_i p*_i L_reg(t_i, t*_i)`, averaged over images (second term).
 
-    `p*_i` is 1 for positive anchors alone, so only these are passed.
+    `p*_i` is 1 for positive anchors and 0 for others, so only positive anchors are passed.
 
     Args:
         pred_deltas: (P, 4) float, `t_i = (t_x, t_y, t_w, t_h)` of the P positive anchors of all
             images.
         gt_deltas: (P, 4) float, their targets `t*_i`.
-        num_images: N, the images that the anchors come from.
+        num_images: N, the number of images that the anchors come from.
         lam: lambda, the balance of the two terms (10).
         n_reg: N_reg, the number of anchor locations (about 2400) or a constant.
-        beta: where the robust loss R (smooth L1) turns from quadratic to linear; 0 is L1.
+        beta: the error at which R (smooth L1) turns from quadratic to linear; 0 is L1.
 
     Returns:
         scalar, float32; zero (with a graph) when there is no positive anchor.
@@ -69,7 +69,7 @@ def mask_sigmoid_loss(mask_logits: Tensor, gt_classes: Tensor, gt_masks: Tensor)
 
     Args:
         mask_logits: (R, K, m, m) float, or (R, 1, m, m) for class-agnostic masks.
-        gt_classes: (R,) int64 in [0, K); not read when masks are class-agnostic.
+        gt_classes: (R,) int64 in [0, K); ignored when masks are class-agnostic.
         gt_masks: (R, m, m) bool or float in {0, 1}.
 
     Returns:
@@ -103,7 +103,9 @@ def mask_softmax_loss(mask_logits: Tensor, gt_classes: Tensor, gt_masks: Tensor)
 
 
 def true_class_masks(masks: Tensor, classes: Tensor) -> Tensor:
-    """Of (R, C, m, m) masks the one of each RoI's class, (R, m, m); with C = 1 the only one."""
+    """Select the mask of each RoI's class: (R, C, m, m) and (R,) -> (R, m, m). C = 1 has one."""
     if masks.shape[1] == 1:
         return masks[:, 0]
-    return masks[torch.arange(len(masks), device=masks.device), classes]
+    # gather, unlike an index of length R, traces to a graph that accepts any number of RoIs.
+    index = classes[:, None, None, None].expand(-1, 1, *masks.shape[2:])
+    return masks.gather(1, index)[:, 0]

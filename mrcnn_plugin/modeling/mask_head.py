@@ -1,4 +1,4 @@
-"""The mask branch: a small FCN on each RoI, a mask per class (Mask R-CNN, Sec. 3, Fig. 4)."""
+"""The mask branch, a small FCN that predicts a mask per class (Mask R-CNN, Sec. 3, Fig. 4)."""
 
 import torch
 from detectron2.config import configurable
@@ -11,6 +11,8 @@ from detectron2.structures import Instances
 from detectron2.utils.events import get_event_storage
 from torch import Tensor
 
+from ..config import check_mrcnn_config
+from ..errors import ConfigError
 from .losses import mask_sigmoid_loss, mask_softmax_loss, true_class_masks
 
 _LOSSES = {"sigmoid": mask_sigmoid_loss, "softmax": mask_softmax_loss}
@@ -20,11 +22,11 @@ _LOSSES = {"sigmoid": mask_sigmoid_loss, "softmax": mask_softmax_loss}
 class MRCNNMaskFCNHead(MaskRCNNConvUpsampleHead):
     """2x2 stride-2 deconv to 256, ReLU, 1x1 conv to K masks: (R, 2048, 7, 7) -> (R, K, 14, 14).
 
-    The layers are detectron2's (`NUM_CONV` 3x3 convs may stand before the deconv). The head
-    predicts a binary mask for each class without competition among classes; the class branch
-    alone decides which of them is read. `mask_loss="softmax"` is the coupled head it is compared
-    with: K + 1 outputs, background last, that compete for every pixel; a pixel is in the mask where
-    the class of the RoI is its most probable label.
+    The layers are detectron2's; `NUM_CONV` adds 3x3 convs before the deconv. The head predicts a
+    binary mask for each class without competition among classes, and only the class branch decides
+    which mask is used. `mask_loss="softmax"` is the coupled alternative of Table 2b: K + 1 outputs,
+    background last, compete for each pixel, and a pixel belongs to the mask where the class of the
+    RoI is its most probable label.
     """
 
     @configurable
@@ -33,23 +35,24 @@ class MRCNNMaskFCNHead(MaskRCNNConvUpsampleHead):
     ):
         """
         Args:
-            input_shape: channels of the RoI features.
+            input_shape: the shape of the RoI features, of which only the channels are used.
             num_classes: K, or 1 for class-agnostic masks.
             mask_loss: "sigmoid" or "softmax".
             kwargs: `conv_dims`, `conv_norm`, `loss_weight`, `vis_period` as in detectron2's
                 `MaskRCNNConvUpsampleHead`.
 
         Raises:
-            ValueError: another loss, or softmax over class-agnostic masks.
+            ConfigError: the loss is unknown, or it is softmax over class-agnostic masks.
         """
         if mask_loss not in _LOSSES:
-            raise ValueError(
+            raise ConfigError(
                 f"MODEL.MRCNN.MASK_LOSS is '{mask_loss}'; expected one of {[*_LOSSES]}"
             )
         if mask_loss == "softmax" and num_classes == 1:
-            raise ValueError(
-                "MODEL.MRCNN.MASK_LOSS 'softmax' lets classes compete and needs at least two of "
-                "them; use 'sigmoid' for one class or CLS_AGNOSTIC_MASK"
+            raise ConfigError(
+                "MODEL.MRCNN.MASK_LOSS is 'softmax', in which classes compete, but the head has "
+                "one class; expected at least two. Set MASK_LOSS to 'sigmoid' for a single class "
+                "or for CLS_AGNOSTIC_MASK."
             )
         background = 1 if mask_loss == "softmax" else 0
         super().__init__(input_shape, num_classes=num_classes + background, **kwargs)
@@ -57,6 +60,7 @@ class MRCNNMaskFCNHead(MaskRCNNConvUpsampleHead):
 
     @classmethod
     def from_config(cls, cfg, input_shape: ShapeSpec):
+        check_mrcnn_config(cfg)
         ret = super().from_config(cfg, input_shape)
         ret["mask_loss"] = cfg.MODEL.MRCNN.MASK_LOSS
         return ret
@@ -64,26 +68,29 @@ class MRCNNMaskFCNHead(MaskRCNNConvUpsampleHead):
     def forward(self, x: Tensor, instances: list[Instances]):
         """
         Args:
-            x: (R, C, h, w) features of all images' RoIs, in the order of `instances`.
-            instances: per image. In training the foreground proposals with `proposal_boxes`
-                (input-image pixels), `gt_classes`, `gt_masks`; in inference with `pred_classes`.
+            x: (R, C, h, w) features of the RoIs of all images, in the order of `instances`.
+            instances: one `Instances` per image. In training these are the foreground proposals
+                with `proposal_boxes` (input-image pixels), `gt_classes` and `gt_masks`; in
+                inference they have `pred_classes`.
 
         Returns:
-            in training `{"loss_mask": scalar}`; in inference `instances` with `pred_masks`, each
-            image's (R_i, 1, m, m) probabilities in the frame of its boxes.
+            in training `{"loss_mask": scalar}`; in inference `instances`, which gain `pred_masks`,
+            (R_i, 1, m, m) probabilities in the frame of each box.
         """
         logits = self.layers(x)
         if self.training:
             return {"loss_mask": self._loss(logits, instances) * self.loss_weight}
-        probs = self._predicted_class_probs(logits, cat([i.pred_classes for i in instances]))
-        for image_probs, image in zip(probs.split([len(i) for i in instances]), instances):
+        classes = [i.pred_classes for i in instances]
+        probs = self._predicted_class_probs(logits, cat(classes))
+        # shape[0], unlike len(), is not a constant in a trace.
+        for image_probs, image in zip(probs.split([c.shape[0] for c in classes]), instances):
             image.pred_masks = image_probs
         return instances
 
     def _loss(self, logits: Tensor, instances: list[Instances]) -> Tensor:
         instances = [i for i in instances if len(i) > 0]
         if not instances:
-            return logits.sum() * 0  # keeps every parameter in the graph, which DDP needs
+            return logits.sum() * 0  # DDP needs every parameter in the graph
         gt_classes = cat([i.gt_classes for i in instances])
         gt_masks = cat(
             [
@@ -126,7 +133,6 @@ def _odds_on(probs: Tensor, classes: Tensor) -> Tensor:
         (R, m, m). An FCN labels a pixel by the maximum; masks are cut at 0.5.
     """
     own = true_class_masks(probs, classes)
-    is_own = torch.zeros_like(probs, dtype=torch.bool)
-    is_own[torch.arange(len(probs)), classes] = True
-    rival = probs.masked_fill(is_own, 0).amax(dim=1)
+    index = classes[:, None, None, None].expand(-1, 1, *probs.shape[2:])
+    rival = probs.scatter(1, index, 0).amax(dim=1)
     return own / (own + rival)

@@ -4,7 +4,6 @@ The heads on a feature pyramid (Fig. 4, right) are detectron2's, with this plugi
 """
 
 import torch
-from detectron2.config import configurable
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import ROI_HEADS_REGISTRY
 from detectron2.modeling.roi_heads import (
@@ -16,28 +15,32 @@ from detectron2.modeling.roi_heads import (
 )
 from detectron2.structures import Instances
 
+from ..config import check_mrcnn_config
+from ..errors import ConfigError
 from .backbone import res5_stage, stage_args_from_config
 from .pooler import ALIGNED, RoIAlignPooler, check_pooler_type
 
 
 class _ClassCheck:
-    """Mixed into ROI heads: a class outside the model's would train as background, silently."""
+    """Mixin for ROI heads that raises if a ground-truth class is outside the model's classes."""
 
     def label_and_sample_proposals(
         self, proposals: list[Instances], targets: list[Instances]
     ) -> list[Instances]:
-        """As in detectron2, after a check that it lacks: class K would train as background.
+        """As in detectron2, which would silently train class K as background.
 
         Raises:
-            ValueError: a ground-truth class is outside [0, num_classes).
+            ConfigError: a ground-truth class is outside [0, num_classes).
         """
         classes = torch.cat([t.gt_classes for t in targets])
-        if len(classes) and not 0 <= classes.min() <= classes.max() < self.num_classes:
-            raise ValueError(
-                f"ground-truth classes span [{classes.min()}, {classes.max()}], but the model has "
-                f"{self.num_classes} classes (0 to {self.num_classes - 1}): set "
-                "MODEL.ROI_HEADS.NUM_CLASSES to the number of categories in the data set"
-            )
+        if len(classes):
+            lowest, highest = torch.stack(classes.aminmax()).tolist()  # one device synchronization
+            if lowest < 0 or highest >= self.num_classes:
+                raise ConfigError(
+                    f"The ground-truth classes span {lowest} to {highest}, but the model has "
+                    f"classes 0 to {self.num_classes - 1}. Set MODEL.ROI_HEADS.NUM_CLASSES to the "
+                    "number of categories in the dataset."
+                )
         return super().label_and_sample_proposals(proposals, targets)
 
 
@@ -45,33 +48,38 @@ class _ClassCheck:
 class MRCNNRes5ROIHeads(_ClassCheck, Res5ROIHeads):
     """Class, box and mask branches on one res5, with this plugin's RoIAlign.
 
-    RoIAlign 7x7x1024 -> res5 (stride 1) -> 7x7x2048 -> average pool -> class scores and box deltas;
-    the same 7x7x2048 -> mask head. Sampling, losses and inference are detectron2's.
+        RoIAlign 7x7x1024 -> res5, stride 1 -> 7x7x2048 -> average pool -> class scores, box deltas
+                                                        -> mask head
 
-    `res5_stride=2` on a 14x14 grid is detectron2's head. With the stride in res5's first 1x1 convs
-    (`STRIDE_IN_1X1`) these read every second bin in x and y alone, so only those bins are computed
-    and res5 runs with stride 1: the same numbers for a quarter of the work.
+    Arguments, sampling, losses and inference are those of detectron2's `Res5ROIHeads`. res5 has
+    twice the channels of the backbone's `res4`, whatever backbone that is.
+
+    `MODEL.MRCNN.RES5_STRIDE 2` on a 14x14 grid is detectron2's head. If the stride is in res5's
+    first 1x1 convs (`STRIDE_IN_1X1`), they read only every second bin in x and y. Then only those
+    bins are computed and res5 runs with stride 1, which gives the same result for a quarter of the
+    work.
     """
-
-    @configurable
-    def __init__(self, **kwargs):
-        """Arguments as in detectron2's `Res5ROIHeads`."""
-        super().__init__(**kwargs)
 
     @classmethod
     def from_config(cls, cfg, input_shape: dict[str, ShapeSpec]):
         _check_c4_config(cfg)
-        # From ROIHeads: the parts that Res5ROIHeads would add are made here.
+        # Skips Res5ROIHeads.from_config, whose pooler, res5 and branches are replaced below.
         ret = super(Res5ROIHeads, cls).from_config(cfg)
-        (in_feature,) = ret["in_features"] = cfg.MODEL.ROI_HEADS.IN_FEATURES
+        ret["in_features"] = cfg.MODEL.ROI_HEADS.IN_FEATURES
+        res4 = input_shape[cfg.MODEL.ROI_HEADS.IN_FEATURES[0]]
         stride = cfg.MODEL.MRCNN.RES5_STRIDE
         resolution = cfg.MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION
 
-        stage_args = stage_args_from_config(cfg)
+        if res4.channels % 4:
+            raise ConfigError(
+                f"The backbone's output has {res4.channels} channels; expected a multiple of 4, "
+                "as a ResNet's res4 has four times the channels of res2."
+            )
+        stage_args = {**stage_args_from_config(cfg), "res2_out_channels": res4.channels // 4}
         reads_every_bin = stride == 1 or stage_args["depth"] < 50 or not stage_args["stride_in_1x1"]
         ret["pooler"] = RoIAlignPooler(
             output_size=resolution,
-            spatial_scales=[1.0 / input_shape[in_feature].stride],
+            spatial_scales=[1.0 / res4.stride],
             sampling_ratio=cfg.MODEL.ROI_BOX_HEAD.POOLER_SAMPLING_RATIO,
             aligned=ALIGNED[cfg.MODEL.ROI_BOX_HEAD.POOLER_TYPE],
             mode=cfg.MODEL.MRCNN.ROI_ALIGN_MODE,
@@ -91,32 +99,42 @@ class MRCNNRes5ROIHeads(_ClassCheck, Res5ROIHeads):
 
 
 def _check_c4_config(cfg) -> None:
-    """Refuse, with the mend, what the C4 head cannot be built from."""
+    """Reject configs that the C4 head cannot be built from."""
+    check_mrcnn_config(cfg)
     stride, bins = cfg.MODEL.MRCNN.RES5_STRIDE, cfg.MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION
     check_pooler_type(cfg.MODEL.ROI_BOX_HEAD.POOLER_TYPE)
     if cfg.MODEL.KEYPOINT_ON:
-        raise ValueError("MODEL.KEYPOINT_ON: the C4 head has no keypoint branch; set it to False")
-    if stride not in (1, 2) or bins % stride:
-        raise ValueError(
-            f"MODEL.MRCNN.RES5_STRIDE is {stride} on POOLER_RESOLUTION {bins}; expected stride 1 "
-            "(the paper: 7x7 bins) or stride 2 on an even number of bins (detectron2: 14x14)"
+        raise ConfigError(
+            "MODEL.KEYPOINT_ON is True, but the C4 head has no keypoint branch. Set it to False."
+        )
+    if len(cfg.MODEL.ROI_HEADS.IN_FEATURES) != 1:
+        raise ConfigError(
+            f"MODEL.ROI_HEADS.IN_FEATURES is {cfg.MODEL.ROI_HEADS.IN_FEATURES}, but the C4 head "
+            "reads one feature map. Set it to ['res4']."
+        )
+    if bins % stride:
+        raise ConfigError(
+            f"MODEL.MRCNN.RES5_STRIDE is {stride} and POOLER_RESOLUTION is {bins}; expected "
+            "stride 1 (7x7 bins in Mask R-CNN, Fig. 4) or stride 2 on an even number of bins "
+            "(14x14 in detectron2)."
         )
 
 
 class _RoIAlignOnPyramid(_ClassCheck):
-    """Mixed into detectron2's heads for feature pyramids: RoIAlign is this plugin's, in one call.
+    """Mixin for detectron2's heads on feature pyramids: pools all levels in one call of our op.
 
     `MODEL.MRCNN.ROI_ALIGN_MODE` and the `POOLER_*` keys of each branch apply.
     """
 
     @classmethod
     def from_config(cls, cfg, input_shape: dict[str, ShapeSpec]):
+        check_mrcnn_config(cfg)
         ret = super().from_config(cfg, input_shape)
         scales = [1.0 / input_shape[name].stride for name in cfg.MODEL.ROI_HEADS.IN_FEATURES]
         for branch in ("box", "mask", "keypoint"):
             if ret.get(f"{branch}_pooler") is None:
                 continue
-            keys = cfg.MODEL[f"ROI_{branch.upper()}_HEAD"]
+            keys = cfg.MODEL[f"ROI_{branch.upper()}_HEAD"]  # ROI_BOX_HEAD, ROI_MASK_HEAD, ...
             check_pooler_type(keys.POOLER_TYPE)
             ret[f"{branch}_pooler"] = RoIAlignPooler(
                 output_size=keys.POOLER_RESOLUTION,

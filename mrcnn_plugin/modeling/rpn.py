@@ -1,8 +1,8 @@
-"""Region Proposal Network with the paper's head (4k + 2k outputs) and loss (lambda, N_cls, N_reg).
+"""Region Proposal Network with the head (4k + 2k outputs) and loss of Faster R-CNN.
 
-Anchors, matching, sampling, box coding and proposal selection are detectron2's `RPN`.
+Anchors, matching, sampling, box coding and proposal selection are those of detectron2's `RPN`.
 
-Shape shorthand: N images, k anchors at each location, H x W the feature map.
+Shape shorthand: N images, k anchors per location, H x W the size of the feature map.
 """
 
 import torch
@@ -13,6 +13,8 @@ from detectron2.structures import Boxes
 from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 
+from ..config import check_mrcnn_config
+from ..errors import ConfigError
 from .losses import rpn_cls_loss, rpn_reg_loss
 
 
@@ -20,9 +22,9 @@ from .losses import rpn_cls_loss, rpn_reg_loss
 class MRCNNRPNHead(StandardRPNHead):
     """3x3 conv, then two 1x1 convs: `reg` with 4k, `cls` with 2k outputs (Faster R-CNN, Sec. 3.1).
 
-    The `cls` layer (`objectness_logits`) scores each anchor twice, channels 0..k-1 as background
-    and k..2k-1 as object. The softmax over the two is the sigmoid of their difference, and that
-    difference is what is handed on, so `objectness_logits` means everywhere what it means in
+    The `cls` layer (`objectness_logits`) gives each anchor two scores: channels 0 to k-1 score it
+    as background, channels k to 2k-1 as object. The softmax over the two equals the sigmoid of
+    their difference. The head returns that difference, so its output means what it means in
     detectron2: (N, k, H, W) log-odds of "object".
     """
 
@@ -50,10 +52,10 @@ class MRCNNRPNHead(StandardRPNHead):
 
 @PROPOSAL_GENERATOR_REGISTRY.register()
 class MRCNNRPN(RPN):
-    """detectron2's RPN with the document's loss.
+    """detectron2's RPN with the loss of Faster R-CNN, eq. 1.
 
-    `L = 1/N_cls sum L_cls + lambda 1/N_reg sum p* L_reg` for each image, averaged over images.
-    detectron2 divides both terms by N_cls; `RPN_LAMBDA 1` with `RPN_N_REG 256` is its loss.
+    `L = 1/N_cls sum L_cls + lambda 1/N_reg sum p* L_reg` per image, averaged over images.
+    detectron2 divides both terms by N_cls, which is `RPN_LAMBDA 1` with `RPN_N_REG 256`.
     """
 
     @configurable
@@ -62,25 +64,27 @@ class MRCNNRPN(RPN):
         Args:
             reg_lambda: lambda, the weight of the regression term.
             n_reg: N_reg; 0 means the number of anchor locations, H * W summed over levels.
-            kwargs: as in detectron2's `RPN`. `batch_size_per_image` is N_cls, `smooth_l1_beta`
-                belongs to R, the robust loss.
+            kwargs: as in detectron2's `RPN`. `batch_size_per_image` is N_cls, and
+                `smooth_l1_beta` is the parameter of R, the robust loss.
 
         Raises:
-            ValueError: `n_reg` is negative, or the box loss is not smooth L1.
+            ConfigError: `n_reg` is negative, or the box loss is not smooth L1.
         """
         super().__init__(**kwargs)
         if n_reg < 0:
-            raise ValueError(f"MODEL.MRCNN.RPN_N_REG is {n_reg}; expected 0 (locations) or more")
+            raise ConfigError(f"MODEL.MRCNN.RPN_N_REG is {n_reg}; expected 0 (locations) or more")
         if self.box_reg_loss_type != "smooth_l1":
-            raise ValueError(
-                f"MODEL.RPN.BBOX_REG_LOSS_TYPE is '{self.box_reg_loss_type}'; the RPN loss of the "
-                "paper has 'smooth_l1'. For others set MODEL.PROPOSAL_GENERATOR.NAME to 'RPN'"
+            raise ConfigError(
+                f"MODEL.RPN.BBOX_REG_LOSS_TYPE is '{self.box_reg_loss_type}'; expected "
+                "'smooth_l1' (Faster R-CNN, eq. 1). For others set MODEL.PROPOSAL_GENERATOR.NAME "
+                "to 'RPN'."
             )
         self.reg_lambda = reg_lambda
         self.n_reg = n_reg
 
     @classmethod
     def from_config(cls, cfg, input_shape):
+        check_mrcnn_config(cfg)
         ret = super().from_config(cfg, input_shape)
         ret["reg_lambda"] = cfg.MODEL.MRCNN.RPN_LAMBDA
         ret["n_reg"] = cfg.MODEL.MRCNN.RPN_N_REG
@@ -121,6 +125,6 @@ class MRCNNRPN(RPN):
         return {name: loss * self.loss_weight.get(name, 1.0) for name, loss in losses.items()}
 
     def _num_locations(self, anchors: list[Boxes]) -> int:
-        """H * W summed over levels: the places at which the k anchors of a level stand."""
+        """The number of anchor locations: H * W summed over levels."""
         per_location = self.anchor_generator.num_anchors
         return sum(len(level) // k for level, k in zip(anchors, per_location, strict=True))

@@ -1,19 +1,20 @@
-"""Give a built model this plugin's RoIAlign, in place: any detectron2 or torchvision R-CNN."""
+"""Replaces RoIAlign in a built detectron2 or torchvision model by this plugin's, in place."""
 
 import logging
+import math
 from dataclasses import dataclass, field
 
 import detectron2.layers
 import torch
 import torchvision.ops
 from torch import Tensor, nn
-from torchvision.ops.poolers import LevelMapper
 
-from ..layers.roi_align import RoIAlign, roi_align
+from ..layers._arguments import join_boxes
+from ..layers.roi_align import RoIAlign
 
 logger = logging.getLogger(__name__)
 
-# RoI poolers of other kinds: left as they are, and named.
+# RoI poolers of other kinds are not replaced, only reported.
 _OTHER_POOLERS = (
     torchvision.ops.RoIPool,
     torchvision.ops.PSRoIAlign,
@@ -27,8 +28,8 @@ class RoIAlignReplacement:
     """What `use_roi_align` did to a model.
 
     Attributes:
-        replaced: names of the modules that are this plugin's now.
-        left_alone: name -> class of RoI poolers that are not RoIAlign (rotated, RoIPool, ...).
+        replaced: names of the modules that were replaced.
+        left_alone: name -> class of the RoI poolers that are not RoIAlign (rotated, RoIPool, ...).
     """
 
     replaced: list[str] = field(default_factory=list)
@@ -46,23 +47,24 @@ class RoIAlignReplacement:
 def use_roi_align(model: nn.Module) -> RoIAlignReplacement:
     """Replace every RoIAlign in `model` by this plugin's, in place.
 
-    Replaced are `detectron2.layers.ROIAlign` (so also each level of its `ROIPooler`),
+    This replaces `detectron2.layers.ROIAlign`, and with it each level of a `ROIPooler`,
     `torchvision.ops.RoIAlign` and `torchvision.ops.MultiScaleRoIAlign`. They have no parameters, so
-    the state dict stays what it was; outputs and gradients are equal to rounding. Boxes are no
-    longer rounded to half precision under AMP.
+    the state dict does not change. Outputs and gradients are equal up to rounding, except that
+    boxes are not rounded to half precision under AMP. A model that scripts or traces still does.
 
     Args:
-        model: a built model, on any device, in training or not.
+        model: a built model, on any device, in training or evaluation mode.
 
     Returns:
-        what was replaced and what was not; its `undo()` takes it back.
+        what was replaced and what was not. Its `undo()` restores the original modules.
 
     Raises:
         ValueError: the model itself is a pooler, which cannot be replaced in place.
     """
     if _ours(model) is not None:
         raise ValueError(
-            f"the model is itself a {type(model).__name__}: use mrcnn_plugin.RoIAlign in its place"
+            f"The model is itself a {type(model).__name__}, which cannot be replaced in place. Use "
+            "mrcnn_plugin.RoIAlign instead."
         )
     result = RoIAlignReplacement()
     for parent_name, parent in list(model.named_modules()):
@@ -76,73 +78,91 @@ def use_roi_align(model: nn.Module) -> RoIAlignReplacement:
             elif isinstance(child, _OTHER_POOLERS):
                 result.left_alone[path] = type(child).__name__
     logger.info(
-        f"{len(result.replaced)} RoIAlign modules replaced; left alone: {result.left_alone or 0}"
+        f"Replaced {len(result.replaced)} RoIAlign modules. "
+        f"RoI poolers of other kinds: {result.left_alone or 'none'}."
     )
     return result
 
 
 def _ours(module: nn.Module) -> nn.Module | None:
-    """Our module for one of theirs; None for anything else. Exact types: subclasses may differ."""
+    """Our module for a RoIAlign of theirs, else None. Subclasses may differ, so types are exact."""
     if type(module) in (detectron2.layers.ROIAlign, torchvision.ops.RoIAlign):
         return _DropInRoIAlign(
             module.output_size,
             module.spatial_scale,
-            max(module.sampling_ratio, 0),  # theirs: adaptive when not positive
+            _our_sampling_ratio(module.sampling_ratio),
             aligned=module.aligned,
         ).train(module.training)
     if type(module) is torchvision.ops.MultiScaleRoIAlign:
         return _DropInMultiScaleRoIAlign(
             module.featmap_names,
             module.output_size,
-            module.sampling_ratio,
+            _our_sampling_ratio(module.sampling_ratio),
             canonical_scale=module.canonical_scale,
             canonical_level=module.canonical_level,
         ).train(module.training)
     return None
 
 
+def _our_sampling_ratio(sampling_ratio: float) -> int:
+    """Theirs is adaptive if it is not positive, and may be a float."""
+    return max(int(sampling_ratio), 0)
+
+
 class _DropInRoIAlign(RoIAlign):
-    """Takes boxes as detectron2 and torchvision do: with a graph, or of any dtype."""
+    """`RoIAlign` that accepts boxes with a graph or of any dtype, as detectron2 and torchvision."""
 
     def forward(self, features: Tensor, rois: Tensor | list[Tensor]) -> Tensor:
-        if isinstance(rois, Tensor):
-            return super().forward(features, _plain(rois))
-        return super().forward(features, [_plain(boxes) for boxes in rois])
+        if torch.jit.is_scripting():  # TorchScript does not support super()
+            assert isinstance(rois, Tensor), "a scripted RoIAlign takes rois as one (R, 5) tensor"
+            output = self.run_op(features, _plain(rois))
+        else:
+            plain = _plain(rois) if isinstance(rois, Tensor) else [_plain(boxes) for boxes in rois]
+            output = super().forward(features, plain)
+        return output
 
 
 class _DropInMultiScaleRoIAlign(torchvision.ops.MultiScaleRoIAlign):
-    """torchvision's pooler for feature pyramids (FPN, eq. 1), level by level with our op."""
+    """torchvision's pooler for feature pyramids in one call of our op. It scripts, too."""
 
     def forward(
         self, x: dict[str, Tensor], boxes: list[Tensor], image_shapes: list[tuple[int, int]]
     ) -> Tensor:
-        features = [feature for name, feature in x.items() if name in self.featmap_names]
-        largest = max(height for height, _ in image_shapes)
-        # Strides are powers of two: feature sizes that were rounded up still say which.
-        log_scales = [round(torch.tensor(f.shape[-2] / largest).log2().item()) for f in features]
-        levels = LevelMapper(
-            -log_scales[0], -log_scales[-1], self.canonical_scale, self.canonical_level
-        )(boxes)
-        indexed = [torch.cat([torch.full_like(b[:, :1], i), b], 1) for i, b in enumerate(boxes)]
-        rois = _plain(torch.cat(indexed))
+        features: list[Tensor] = []
+        for name, feature in x.items():  # TorchScript supports no `if` in a comprehension
+            if name in self.featmap_names:
+                features.append(feature)
+        features = [feature.to(features[0].dtype) for feature in features]  # autocast may mix them
+        height = max([height for height, _ in image_shapes])
+        # Strides are powers of two, so the rounded logarithm is exact whatever the image size.
+        # TorchScript has no math.log2, and its round() returns a float.
+        exponents = [
+            math.floor(math.log(f.shape[-2] / height) / math.log(2) + 0.5) for f in features
+        ]
+        rois = join_boxes([_plain(b) for b in boxes])
+        output, _ = torch.ops.mrcnn_plugin.roi_align_levels(
+            features,
+            rois,
+            self._levels(rois, -exponents[0], -exponents[-1]),
+            self.output_size[0],
+            self.output_size[1],
+            [2.0**exponent for exponent in exponents],
+            self.sampling_ratio,
+            False,  # aligned
+            "avg",
+            1,  # bin_stride
+        )
+        return output
 
-        shape = (len(rois), features[0].shape[1], *self.output_size)
-        pooled = features[0].new_zeros(shape)
-        for level, (feature, log_scale) in enumerate(zip(features, log_scales)):
-            (index,) = torch.where(levels == level)
-            pooled_level = roi_align(
-                feature,
-                rois[index],
-                self.output_size,
-                2.0**log_scale,
-                max(self.sampling_ratio, 0),
-                aligned=False,
-            )
-            pooled = pooled.index_put((index,), pooled_level.to(pooled.dtype))
-        return pooled
+    def _levels(self, rois: Tensor, first: int, last: int) -> Tensor:
+        """torchvision's level of each (R, 5) RoI, minus the first (FPN, eq. 1): (R,) int64."""
+        size = torch.sqrt((rois[:, 3] - rois[:, 1]) * (rois[:, 4] - rois[:, 2]))
+        level = torch.floor(self.canonical_level + torch.log2(size / self.canonical_scale) + 1e-6)
+        level = torch.nan_to_num(level, nan=float(first))
+        return torch.clamp(level, min=first, max=last).to(torch.int64) - first
 
 
 def _plain(boxes: Tensor) -> Tensor:
-    """Without a graph (RoIAlign has no gradient to boxes) and at least float32."""
+    """Boxes without a graph (RoIAlign has no gradient to them), at least float32."""
     boxes = boxes.detach()
     return boxes if boxes.dtype == torch.float64 else boxes.float()

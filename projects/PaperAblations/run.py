@@ -1,11 +1,13 @@
 #!/usr/bin/env python3
-"""Run rows of the paper's Table 2 over seeds, resume what is done, write one table and one plot.
+"""Runs rows of Table 2 of Mask R-CNN over seeds, and writes one table and one plot.
+
+Finished runs are skipped and interrupted runs are resumed.
 
     run.py --arms '2c_*' --seeds 1 2 3 --num-gpus 8              on COCO, the paper's schedule
     run.py --arms '2[bc]_*' --seeds 1 2 3 --shapes SOLVER.MAX_ITER 600      small, on a CPU
 
-An arm is a file of configs/. With --shapes its own lines (not its base) are put on top of
-configs/mask_rcnn_shapes_C4.yaml, a small net on drawn shapes; this works for the arms on C4.
+An arm is a file in configs/. With --shapes, its own lines (without its base) are merged into
+configs/mask_rcnn_shapes_C4.yaml, a small net on drawn shapes. This works for the arms on C4.
 """
 
 import argparse
@@ -68,7 +70,7 @@ def all_arms():
 
 
 def arm_cfg(arm: str, *, shapes: bool, opts=()) -> CfgNode:
-    """The config of an arm: its file, or its own lines on the small net for drawn shapes."""
+    """The config of an arm, or with `shapes` its own lines on the small net for drawn shapes."""
     cfg = get_cfg()
     add_mrcnn_config(cfg)
     add_paper_ablations_config(cfg)
@@ -85,7 +87,7 @@ def arm_cfg(arm: str, *, shapes: bool, opts=()) -> CfgNode:
 
 
 def train(args, arm: str, seed: int, output: Path) -> None:
-    """Train and evaluate one arm with one seed; leaves `result.json`. Runs in every process."""
+    """Train and evaluate an arm with one seed and write `result.json`. Runs in each process."""
     cfg = arm_cfg(arm, shapes=args.shapes, opts=args.opts)
     cfg.merge_from_list(["SEED", seed, "OUTPUT_DIR", str(output), "TEST.EVAL_PERIOD", 0])
     use_available_device(cfg)
@@ -98,7 +100,7 @@ def train(args, arm: str, seed: int, output: Path) -> None:
     trainer.resume_or_load(resume=True)
     trainer.train()
     if comm.is_main_process():
-        results = trainer._last_eval_results
+        results = trainer.last_results
         (output / "result.json").write_text(json.dumps(results, indent=1))
 
 
@@ -113,7 +115,7 @@ def run_all(args, arms) -> None:
 
 
 def _in_new_process(args, arm: str, seed: int, output: Path) -> None:
-    """Logging and random state start afresh for every run."""
+    """Each run has a new process, so that logging and random state start afresh."""
     process = multiprocessing.get_context("spawn").Process(
         target=launch,
         args=(train, args.num_gpus),
@@ -122,11 +124,11 @@ def _in_new_process(args, arm: str, seed: int, output: Path) -> None:
     process.start()
     process.join()
     if process.exitcode != 0:
-        sys.exit(f"run.py: {arm}, seed {seed} failed; what is done stays, run again to go on")
+        sys.exit(f"run.py: {arm}, seed {seed} failed. Run the command again to resume it.")
 
 
 def collect(output: Path, arms) -> dict[str, list[float]]:
-    """Arm -> segm AP of every seed that is done."""
+    """Arm -> segm AP of each finished seed."""
     done = {arm: sorted((output / arm).glob("seed*/result.json")) for arm in arms}
     return {
         arm: [json.loads(path.read_text())["segm"]["AP"] for path in paths]
@@ -135,7 +137,7 @@ def collect(output: Path, arms) -> dict[str, list[float]]:
 
 
 def table(results: dict[str, list[float]]) -> str:
-    """Markdown: arm, published AP, ours as mean +- sample standard deviation, the seeds."""
+    """A Markdown table: arm, published AP, our mean and sample standard deviation, the seeds."""
     lines = ["| arm | paper, COCO | ours, mean | spread | seeds |", "|---|---|---|---|---|"]
     for arm, aps in results.items():
         if not aps:
@@ -148,7 +150,7 @@ def table(results: dict[str, list[float]]) -> str:
 
 
 def report(output: Path, arms) -> None:
-    """Write `table.md` and `plot.png`: every seed a dot, the mean a bar."""
+    """Write `table.md` and `plot.png`, which shows each seed as a dot and the mean as a bar."""
     results = {arm: aps for arm, aps in collect(output, arms).items() if aps}
     (output / "table.md").write_text(table(results))
     figure = Figure(figsize=(8, 1 + 0.45 * len(results)), layout="constrained")
@@ -177,7 +179,7 @@ def main():
 
     arms = [arm for arm in all_arms() if any(fnmatch(arm, p) for p in args.arms)]
     if not arms:
-        sys.exit(f"run.py: no arm matches {args.arms}; there are: {', '.join(all_arms())}")
+        sys.exit(f"run.py: no arm matches {args.arms}; expected some of {', '.join(all_arms())}")
     run_all(args, arms)
     print((Path(args.output) / "table.md").read_text())
     print(f"ablations: {Path(args.output).resolve()}/table.md and plot.png")

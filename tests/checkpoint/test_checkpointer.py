@@ -1,4 +1,4 @@
-"""Weight files with the real names and shapes load all that they should, and the log says so."""
+"""Weight files with the real names and shapes load completely, and the log reports it."""
 
 import logging
 import pickle

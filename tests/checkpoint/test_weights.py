@@ -9,9 +9,11 @@ import torchvision
 from builders import fake_batch, load_cfg, run_python, tame_random_weights, tiny_cfg
 from detectron2 import model_zoo
 from detectron2.modeling import build_model
+from detectron2.utils.file_io import PathManager
 
 from mrcnn_plugin.checkpoint.weights import check_fit, read_weights, to_detectron2, to_mrcnn
-from mrcnn_plugin.engine import PreflightError, ReportingCheckpointer, check_inputs
+from mrcnn_plugin.engine import ReportingCheckpointer, check_inputs
+from mrcnn_plugin.errors import RunError
 
 FEWER = (
     *("MODEL.RPN.POST_NMS_TOPK_TEST", 40, "TEST.DETECTIONS_PER_IMAGE", 10),
@@ -126,12 +128,24 @@ def test_torchvision_address_without_network_says_which_file_to_place_where(tmp_
     monkeypatch.setattr(torch.hub, "download_url_to_file", no_network)
     cfg = tiny_cfg("DATASETS.TEST", ())
     cfg.MODEL.WEIGHTS = "torchvision://ResNet101_Weights.IMAGENET1K_V2"
-    with pytest.raises(PreflightError) as error:
+    with pytest.raises(RunError) as error:
         check_inputs(cfg, training=False)
     assert str(tmp_path / "checkpoints/resnet101-cd907fc2.pth") in str(error.value)
     cfg.MODEL.WEIGHTS = "torchvision://ResNet102_Weights.NONE"
-    with pytest.raises(PreflightError, match=r"has no weights 'ResNet102_Weights.NONE'"):
+    with pytest.raises(RunError, match=r"has no weights 'ResNet102_Weights.NONE'"):
         check_inputs(cfg, training=False)
+
+
+def test_isfile_of_a_torchvision_address_does_not_download(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    downloads = []
+    monkeypatch.setattr(torch.hub, "download_url_to_file", lambda *a, **k: downloads.append(a))
+    address = "torchvision://ResNet50_Weights.IMAGENET1K_V2"
+    assert not PathManager.isfile(address)
+    assert not PathManager.isfile("torchvision://ResNet51_Weights.NONE")
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints/resnet50-11ad3fa6.pth").touch()
+    assert PathManager.isfile(address) and downloads == []
 
 
 def caffe2_name(name):
@@ -208,7 +222,7 @@ def test_fpn_into_c4_gets_a_diagnosis():
 
 def test_unknown_file(tmp_path):
     torch.save({"embedding": torch.zeros(2)}, tmp_path / "x.pth")
-    with pytest.raises(ValueError, match=r"no weights that are known, .*embedding"):
+    with pytest.raises(ValueError, match=r"no weights of a known kind. .*embedding"):
         read_weights(str(tmp_path / "x.pth"))
 
 

@@ -1,4 +1,4 @@
-"""train_net.py as a user types it: trains, saves, resumes, evaluates drawings and photographs."""
+"""train_net.py on the command line: trains, saves, resumes and evaluates."""
 
 import functools
 import json
@@ -10,13 +10,12 @@ import sys
 import pytest
 import torch
 from builders import CONFIGS, ROOT, forget, load_cfg, read_metrics, train
-from detectron2.config import get_cfg
 from detectron2.data import MetadataCatalog
 from detectron2.utils.events import EventStorage
 
-from mrcnn_plugin import add_mrcnn_config
 from mrcnn_plugin.data import make_shapes, register_datasets
-from mrcnn_plugin.engine import MRCNNTrainer, PreflightError, check_inputs, merge_config
+from mrcnn_plugin.engine import MRCNNTrainer, check_inputs, load_config
+from mrcnn_plugin.errors import RunError
 
 TRAINED = (
     *("model_final.pth", "last_checkpoint", "metrics.json", "config.yaml", "log.txt"),
@@ -64,11 +63,25 @@ def ap_iterations(output):
     return [line["iteration"] for line in lines if "segm/AP" in line]
 
 
+def check_what_is_logged(screen, file):
+    """The start fits on a screen; the details are in the file, without colors of a terminal."""
+    start = screen.split("Starting training from iteration 0")[0]
+    assert len(start.splitlines()) <= 40
+    assert "Training on shapes_train, evaluating on shapes_val; 3 iterations of 4 images" in start
+    assert "config.yaml" in start and "log.txt" in start
+    assert "RPN_LAMBDA: 10.0" in file and "(rpn_head): MRCNNRPNHead" in file
+    assert "Environment info" in file and "Environment info" not in screen
+    assert "\x1b" not in file + screen
+    assert "detectron2.engine.train_loop" in screen and "LabGym" not in screen
+    assert "Warning" not in screen
+
+
 def test_train_resume_evaluate(drawings, tmp_path):
     opts = ("TEST.EVAL_PERIOD", 2, "SOLVER.CHECKPOINT_PERIOD", 2)
     printed = shapes_run(drawings, tmp_path, opts=(*opts, "SOLVER.MAX_ITER", 3))
     assert "Starting training from iteration 0" in printed
     assert "Evaluation results for bbox" in printed and "Evaluation results for segm" in printed
+    check_what_is_logged(printed, (tmp_path / "log.txt").read_text())
     assert all((tmp_path / name).exists() for name in TRAINED)
     assert (tmp_path / "model_0000001.pth").exists()
     assert ap_iterations(tmp_path) == [1, 3]  # at EVAL_PERIOD and at the end
@@ -77,6 +90,10 @@ def test_train_resume_evaluate(drawings, tmp_path):
     assert "Starting training from iteration 3" in printed
     final = torch.load(tmp_path / "model_final.pth", map_location="cpu")
     assert final["iteration"] == 4
+    before = (tmp_path / "metrics.json").read_text()
+    printed = shapes_run(drawings, tmp_path, "--resume", opts=("SOLVER.MAX_ITER", 5))
+    assert "is finished" in printed and "Raise SOLVER.MAX_ITER" in printed
+    assert (tmp_path / "metrics.json").read_text() == before
 
     weights = ("MODEL.WEIGHTS", tmp_path / "model_final.pth")
     printed = shapes_run(drawings, tmp_path / "eval", "--eval-only", opts=weights)
@@ -84,7 +101,7 @@ def test_train_resume_evaluate(drawings, tmp_path):
     assert "Accuracy on shapes_val" in (tmp_path / "eval/report.html").read_text()
 
 
-def test_a_missing_data_set_is_one_sentence(tmp_path):
+def test_a_missing_dataset_is_one_sentence(tmp_path):
     done = run_train_net(
         tmp_path / "nothing",
         *("--config-file", CONFIGS / "mask_rcnn_R50_C4.yaml"),
@@ -93,15 +110,16 @@ def test_a_missing_data_set_is_one_sentence(tmp_path):
     )
     last = done.stdout.strip().splitlines()[-1]
     assert done.returncode != 0 and "Traceback" not in done.stdout
-    assert "data set 'coco_2017_train'" in last and "DETECTRON2_DATASETS" in last
+    assert "dataset 'coco_2017_train'" in last and "DETECTRON2_DATASETS" in last
     assert "running on the CPU" in done.stdout  # the config says cuda
 
 
 @pytest.mark.parametrize(
     "file, opts, message",
     [
-        ("", (), "no --config-file is given: Config file '' does not exist"),
-        ("nope.yaml", (), "nope.yaml: .*does not exist"),
+        ("", (), "No --config-file is given"),
+        ("nope.yaml", (), "no config file 'nope.yaml'"),
+        ("folder/nope.yaml", (), "folder/nope.yaml' does not exist"),
         (
             CONFIGS / "mask_rcnn_R50_C4.yaml",
             ("SOLVER.MAXITER", "3"),
@@ -116,34 +134,29 @@ def test_a_missing_data_set_is_one_sentence(tmp_path):
     ],
 )
 def test_a_config_that_cannot_be_read_is_one_sentence(file, opts, message):
-    cfg = get_cfg()
-    add_mrcnn_config(cfg)
-    with pytest.raises(PreflightError, match=message):
-        merge_config(cfg, file=str(file))
-        merge_config(cfg, opts=opts)
+    with pytest.raises(RunError, match=message):
+        load_config(str(file), opts)
 
 
 def test_an_unknown_key_of_a_file_names_the_nearest(tmp_path):
     (tmp_path / "typo.yaml").write_text("MODEL:\n  MRCNN:\n    RPN_LAMDA: 10.0\n")
     (tmp_path / "broken.yaml").write_text("MODEL: [")
-    cfg = get_cfg()
-    add_mrcnn_config(cfg)
-    with pytest.raises(PreflightError, match=r"typo.yaml: .*did you mean MODEL.MRCNN.RPN_LAMBDA"):
-        merge_config(cfg, file=str(tmp_path / "typo.yaml"))
-    with pytest.raises(PreflightError, match=r"broken.yaml: "):
-        merge_config(cfg, file=str(tmp_path / "broken.yaml"))
+    with pytest.raises(RunError, match=r"typo.yaml: .*did you mean MODEL.MRCNN.RPN_LAMBDA"):
+        load_config(str(tmp_path / "typo.yaml"))
+    with pytest.raises(RunError, match=r"broken.yaml: "):
+        load_config(str(tmp_path / "broken.yaml"))
 
 
 def test_preflight_names_what_is_missing(drawings, tmp_path, monkeypatch):
     monkeypatch.setenv("DETECTRON2_DATASETS", str(drawings))
     cfg = load_cfg("mask_rcnn_shapes_C4.yaml", "DATASETS.TRAIN", ("no_such_set",))
-    with pytest.raises(PreflightError, match=r"'no_such_set' is not registered; known are: .*coco"):
+    with pytest.raises(RunError, match=r"'no_such_set' is not registered"):
         check_inputs(cfg, training=True)
     try:
         register_datasets(cfg)
         check_inputs(cfg, training=False)  # DATASETS.TRAIN is not read then
         cfg.MODEL.WEIGHTS = str(tmp_path / "gone.pth")
-        with pytest.raises(PreflightError, match=r"gone.pth' does not exist"):
+        with pytest.raises(RunError, match=r"gone.pth' does not exist"):
             check_inputs(cfg, training=False)
     finally:
         forget("shapes_val")
@@ -162,7 +175,8 @@ def test_amp_on_the_cpu_computes_in_bfloat16(shapes_cfg):
 
 
 def test_test_time_augmentation_when_asked(shapes_cfg):
-    train(cfg := shapes_cfg("TEST.AUG.ENABLED", True, "TEST.AUG.MIN_SIZES", (96, 128)))
+    opts = ("TEST.AUG.ENABLED", True, "TEST.AUG.MIN_SIZES", (64, 96))
+    train(cfg := shapes_cfg(*opts, "TEST.DETECTIONS_PER_IMAGE", 5))
     (line,) = [m for m in read_metrics(cfg) if "segm_TTA/AP" in m or "bbox_TTA/AP" in m]
     assert "bbox/AP" in line and "segm_TTA/AP" in line
 
@@ -186,7 +200,7 @@ def test_two_processes_on_the_cpu(drawings, tmp_path):
 
 
 def documented_command(heading):
-    """The arguments of the command below a heading of docs/training.md."""
+    """The arguments of the first command in a section of docs/training.md."""
     section = (ROOT / "docs/training.md").read_text().split(f"## {heading}\n")[1]
     command = section.split("```\n")[1].replace("\\\n", " ")
     program, script, *arguments = shlex.split(command)
@@ -196,7 +210,7 @@ def documented_command(heading):
 
 @pytest.mark.slow
 def test_two_processes_stop_early_together(drawings, tmp_path):
-    """Weights that do not move: the validation loss stays, so patience 1 ends a run of 50."""
+    """The weights do not change, so neither does the loss, and patience 1 ends a run of 50."""
     printed = shapes_run(
         drawings,
         tmp_path,
@@ -217,7 +231,7 @@ def test_two_processes_stop_early_together(drawings, tmp_path):
 
 @pytest.mark.slow
 def test_r101_c4_on_photographs(photographs, tmp_path):
-    """The full model of the document, random weights, CPU: trains, saves, resumes, evaluates."""
+    """The full model with random weights on a CPU: trains, saves, resumes and evaluates."""
     (tmp_path / "datasets").mkdir()
     (tmp_path / "datasets/coco").symlink_to(photographs / "coco_tiny")
     run = functools.partial(run_train_net, tmp_path / "datasets")

@@ -554,6 +554,9 @@ def test_builtin_names_are_checked_too(tmp_path, photographs, monkeypatch):
         (problems,) = prepare(cfg, training=False).values()
         assert {p.kind for p in problems} == {"unused-category"} | expected
         assert {p.severity.value for p in problems} == {"warning"}
+        assert read_statistics(cfg.OUTPUT_DIR, name).summary()["images"] == len(content["images"])
+        assert not prepared_file(cfg, name).exists()
+    assert json.loads((tmp_path / "val.json").read_text()) == content
 
 
 def test_num_classes_below_the_categories_is_an_error(tmp_path):

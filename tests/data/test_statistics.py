@@ -63,16 +63,6 @@ def test_summary_by_hand():
     }
 
 
-def test_areas_default_to_those_of_boxes():
-    """Datasets of others may lack `area`."""
-    content = coco_content(1)
-    del content["annotations"][0]["area"]
-    content["annotations"][0]["bbox"] = [2, 2, 5, 4]
-    assert coco_statistics(content).areas.tolist() == [20, 24]
-    content["annotations"][0].update(area=None, bbox=[])
-    assert coco_statistics(content).areas.tolist() == [24]
-
-
 def test_saved_statistics_are_read_again(tmp_path):
     assert read_statistics(tmp_path, "a") is None
     saved = counted()

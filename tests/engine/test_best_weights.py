@@ -7,7 +7,10 @@ from detectron2.engine import HookBase
 from detectron2.utils.events import EventStorage
 from torch import nn
 
-from mrcnn_plugin.engine.hooks.best_weights import BestWeights, EarlyStopping, higher_is_better
+from mrcnn_plugin.engine.hooks.best_weights import BestWeights
+from mrcnn_plugin.engine.hooks.early_stopping import EarlyStopping
+from mrcnn_plugin.engine.hooks.metric import higher_is_better
+from mrcnn_plugin.errors import RunError
 
 NAN = float("nan")
 
@@ -48,34 +51,46 @@ class ScriptedTrainer:
     ],
 )
 def test_stops_after_two_evaluations_without_improvement(metric, values, stopped):
-    hook = EarlyStopping(metric, patience=2, period=2)
+    hook = EarlyStopping(metric=metric, patience=2, period=2)
     assert ScriptedTrainer(hook, values, metric).run().stopped == stopped
 
 
-def test_lower_is_better_for_losses_alone():
-    assert higher_is_better("my_val/segm/AP50") and not higher_is_better("validation/loss_mask")
+@pytest.mark.parametrize(
+    ("metric", "higher"),
+    [
+        ("my_val/segm/AP50", True),
+        ("segm/AP-floss", True),  # classes whose names contain or are "loss"
+        ("segm/AP-glossy ibis", True),
+        ("segm/AP-loss", True),
+        ("validation/loss_mask", False),
+        ("validation/total_loss", False),
+        ("total_loss", False),
+    ],
+)
+def test_lower_is_better_for_losses_only(metric, higher):
+    assert higher_is_better(metric) == higher
 
 
 def test_the_count_goes_on_after_a_resume():
-    first = EarlyStopping("segm/AP", patience=3, period=2)
+    first = EarlyStopping(metric="segm/AP", patience=3, period=2)
     ScriptedTrainer(first, [50, 40, 41], "segm/AP").run()
     state = first.state_dict()
     assert state == {"metric": "segm/AP", "best": 50.0, "num_worse": 2}
     assert type(state["best"]) is float  # a numpy scalar would make a file that does not resume
-    resumed = EarlyStopping("segm/AP", patience=3, period=2)
+    resumed = EarlyStopping(metric="segm/AP", patience=3, period=2)
     resumed.load_state_dict(state)
     assert ScriptedTrainer(resumed, [42, 43], "segm/AP", start_iter=6).run().stopped == 7
 
 
 def test_another_metric_begins_anew():
-    hook = EarlyStopping("bbox/AP", patience=3, period=2)
+    hook = EarlyStopping(metric="bbox/AP", patience=3, period=2)
     hook.load_state_dict({"metric": "segm/AP", "best": 50.0, "num_worse": 2})
     assert (hook.best, hook.num_worse) == (None, 0)
 
 
 def test_best_weights_are_those_of_the_best_evaluation(tmp_path):
     model = nn.Linear(1, 1)
-    hook = BestWeights("segm/AP", model, str(tmp_path))
+    hook = BestWeights(metric="segm/AP", model=model, output_dir=str(tmp_path))
     trainer = ScriptedTrainer(hook, [10, 30, 20], "segm/AP")
     put = EventStorage.put_scalar
 
@@ -92,7 +107,7 @@ def test_best_weights_are_those_of_the_best_evaluation(tmp_path):
     assert not (tmp_path / "last_checkpoint").exists()  # resuming goes on from the last, not here
 
     # The checkpoint was written before the evaluation with 30, the process died after it.
-    resumed = BestWeights("segm/AP", model, str(tmp_path))
+    resumed = BestWeights(metric="segm/AP", model=model, output_dir=str(tmp_path))
     resumed.load_state_dict({"metric": "segm/AP", "best": 10.0})
     nn.init.constant_(model.bias, 25.0)
     ScriptedTrainer(resumed, [25], "segm/AP", start_iter=2).run()
@@ -100,8 +115,8 @@ def test_best_weights_are_those_of_the_best_evaluation(tmp_path):
 
 
 def test_a_metric_that_is_not_evaluated_is_named_with_those_that_are():
-    hook = EarlyStopping("segm/APP", patience=1, period=2)
-    with pytest.raises(ValueError, match=r"'segm/APP', but the evaluation gave segm/AP: name one"):
+    hook = EarlyStopping(metric="segm/APP", patience=1, period=2)
+    with pytest.raises(RunError, match=r"'segm/APP', but the evaluation gave segm/AP. Set it"):
         ScriptedTrainer(hook, [10], "segm/AP").run()
 
 
@@ -117,7 +132,7 @@ def test_a_metric_that_is_not_evaluated_is_named_with_those_that_are():
     ],
 )
 def test_keys_that_need_others_say_so_at_the_start(shapes_cfg, opts, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(RunError, match=message):
         train(shapes_cfg(*opts))
 
 
@@ -125,7 +140,7 @@ def test_a_run_that_stops_early_ends_as_others_do(shapes_cfg, monkeypatch):
     """The validation loss is made to grow, so patience 1 ends a run of 100 at the second look."""
     grows = iter(range(1, 100))
     monkeypatch.setattr(
-        "mrcnn_plugin.engine.monitoring.validation_loss",
+        "mrcnn_plugin.engine.build_hooks.validation_loss",
         lambda model, loader: {"total_loss": float(next(grows))},
     )
     opts = (
@@ -138,10 +153,19 @@ def test_a_run_that_stops_early_ends_as_others_do(shapes_cfg, monkeypatch):
     assert final["iteration"] == 3 and torch.load(f"{output}/model_best.pth")["iteration"] == 1
     assert final["trainer"]["hooks"]["EarlyStopping"]["num_worse"] == 1
     evaluated = [m["iteration"] for m in read_metrics(cfg) if "segm/AP" in m]
-    assert evaluated == [1, 3, 4]  # the last one is the final evaluation
+    assert evaluated == [1, 3]  # the weights after iteration 3 are not evaluated again at the end
 
-    resumed = train(cfg, resume=True)  # already without patience: one more look, and the end
+    resumed = train(cfg, resume=True)  # already without patience: one more evaluation, and the end
     assert resumed.iter == 6
+
+
+def test_a_finished_run_has_nothing_left_to_train(shapes_cfg, caplog):
+    """Otherwise each `--resume` evaluates again and adds a line to metrics.json."""
+    train(cfg := shapes_cfg())
+    lines = read_metrics(cfg)
+    train(cfg, resume=True)
+    assert read_metrics(cfg) == lines
+    assert "Nothing left to train: the checkpoint has 2 iterations" in caplog.text
 
 
 class Explode(HookBase):

@@ -2,14 +2,16 @@
 
 import pytest
 import torch
-from builders import train
+from builders import tiny_cfg, train
 from torch import nn
 
 from mrcnn_plugin.engine.hooks.ema import EMAHook
+from mrcnn_plugin.engine.options import check_training_options
+from mrcnn_plugin.errors import RunError
 
 
 def hook_on(model, tmp_path, decay=0.999):
-    hook = EMAHook(model, decay, str(tmp_path))
+    hook = EMAHook(model=model, decay=decay, output_dir=str(tmp_path))
     hook.before_train()
     return hook
 
@@ -36,15 +38,16 @@ def test_the_average_is_in_the_model_while_it_is_evaluated(tmp_path):
     def look():
         return model.running_mean.item(), model.num_batches_tracked.item()
 
-    assert hook.evaluating(look)() == (0.0, 3)  # counters are not averaged
+    with hook.applied():
+        assert look() == (0.0, 3)  # counters are not averaged
     with pytest.raises(ZeroDivisionError), hook.applied():
         raise ZeroDivisionError
     assert look() == (7.0, 3)
 
 
-def test_decay_is_checked(tmp_path):
-    with pytest.raises(ValueError, match=r"EMA_DECAY is 1\.0; expected 0 \(off\)"):
-        EMAHook(nn.Linear(1, 1), 1.0, str(tmp_path))
+def test_decay_is_checked():
+    with pytest.raises(RunError, match=r"EMA_DECAY is 1\.0; expected 0 \(off\)"):
+        check_training_options(tiny_cfg("SOLVER.EMA_DECAY", 1.0))
 
 
 def test_evaluated_saved_and_resumed(shapes_cfg, monkeypatch):
@@ -54,7 +57,7 @@ def test_evaluated_saved_and_resumed(shapes_cfg, monkeypatch):
         evaluated.append(model.roi_heads.box_predictor.cls_score.weight.clone())
         return {"total_loss": 1.0}
 
-    monkeypatch.setattr("mrcnn_plugin.engine.monitoring.validation_loss", loss_of_weights)
+    monkeypatch.setattr("mrcnn_plugin.engine.build_hooks.validation_loss", loss_of_weights)
     opts = (
         *("SOLVER.EMA_DECAY", 0.5, "TEST.VAL_LOSS", True),
         *("TEST.BEST_METRIC", "validation/total_loss"),
@@ -71,7 +74,7 @@ def test_evaluated_saved_and_resumed(shapes_cfg, monkeypatch):
     cfg.SOLVER.MAX_ITER = 4
     resumed = train(cfg, resume=True)
     cfg.merge_from_list(["OUTPUT_DIR", f"{cfg.OUTPUT_DIR}_in_one"])
-    uninterrupted = EMAHook(nn.Linear(1, 1), 0.5, "")
+    uninterrupted = EMAHook(model=nn.Linear(1, 1), decay=0.5, output_dir="")
     uninterrupted.load_state_dict(load["final"]["trainer"]["hooks"]["EMAHook"])
     assert uninterrupted.num_steps == 2
     assert torch.equal(uninterrupted.average[name], evaluated[0])

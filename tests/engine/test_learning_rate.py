@@ -1,12 +1,12 @@
 """Learning rate against batch size: 0.02 for 16 images is 0.0025 for 2."""
 
-import importlib.util
-
 import pytest
-from builders import CONFIGS, ROOT
+from builders import CONFIGS
 from detectron2.config import get_cfg
 
-from mrcnn_plugin.engine import LearningRate, fit_learning_rate
+from mrcnn_plugin.cli.train import argument_parser
+from mrcnn_plugin.engine import LearningRate, fit_learning_rate, setup
+from mrcnn_plugin.errors import RunError
 
 PAPER = LearningRate(base_lr=0.02, ims_per_batch=16)
 
@@ -36,7 +36,7 @@ def test_warns_beyond_twice_the_ratio_of_the_config_file(caplog, base_lr, ims_pe
 
 def test_the_warning_says_what_belongs_there(caplog):
     fit_learning_rate(solver(0.02, 2), PAPER, scale=False)
-    assert "is 8 times what belongs to them" in caplog.text and "so 0.0025 here" in caplog.text
+    assert "8 times the linear scaling rule" in caplog.text and "is 0.0025 here" in caplog.text
 
 
 def test_auto_scale():
@@ -47,18 +47,15 @@ def test_auto_scale():
 
 def test_auto_scale_from_the_command_line(shapes_cfg):
     """The config file has 0.02 for 4 images."""
-    spec = importlib.util.spec_from_file_location("train_net", ROOT / "train_net.py")
-    train_net = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(train_net)
     arguments = [
         *("--config-file", str(CONFIGS / "mask_rcnn_shapes_C4.yaml"), "--auto-scale-lr"),
         *("DATASETS.TRAIN", "('drawn_train',)", "DATASETS.TEST", "('drawn_val',)"),
         *("OUTPUT_DIR", shapes_cfg().OUTPUT_DIR, "SOLVER.IMS_PER_BATCH", "2"),
     ]
-    cfg = train_net.setup(train_net.argument_parser().parse_args(arguments))
+    cfg = setup(argument_parser().parse_args(arguments))
     assert pytest.approx(0.01) == cfg.SOLVER.BASE_LR
 
 
 def test_auto_scale_of_a_rate_given_by_hand_is_refused():
-    with pytest.raises(ValueError, match=r"SOLVER\.BASE_LR 0\.01 were both given"):
+    with pytest.raises(RunError, match=r"SOLVER\.BASE_LR 0\.01 are both set"):
         fit_learning_rate(solver(0.01, 2), PAPER, scale=True)

@@ -36,7 +36,9 @@ def run_in(stream, shapes_cfg, monkeypatch):
     logger = logging.getLogger("mrcnn_plugin")
     logger.addHandler(handler)
     monkeypatch.setattr("mrcnn_plugin.engine.hooks.progress._SECONDS_BETWEEN", 0.0)
-    monkeypatch.setattr("mrcnn_plugin.engine.monitoring.ProgressLine", lambda: ProgressLine(stream))
+    monkeypatch.setattr(
+        "mrcnn_plugin.engine.build_hooks.ProgressLine", lambda: ProgressLine(stream)
+    )
     monkeypatch.setattr(ProgressLine, "before_step", lambda self: events.warning("a metrics line"))
     try:
         train(shapes_cfg("TEST.REPORT", False))

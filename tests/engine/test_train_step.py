@@ -9,16 +9,15 @@ from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
 from torch import nn
 
-from mrcnn_plugin.engine.monitoring import build_step
-from mrcnn_plugin.engine.train_step import TrainStep, first_nonfinite, split
-
-
-class Refused(Exception):
-    pass
-
-
-def refuse(step):
-    raise Refused(step)
+from mrcnn_plugin.engine.options import check_training_options
+from mrcnn_plugin.engine.train_step import (
+    NonFiniteStep,
+    TrainStep,
+    first_nonfinite,
+    split_batch,
+)
+from mrcnn_plugin.engine.trainer import build_step
+from mrcnn_plugin.errors import RunError
 
 
 class Squares(nn.Module):
@@ -35,7 +34,7 @@ class Squares(nn.Module):
 
 def step_of(model, batches, **kwargs):
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    return TrainStep(model, batches, optimizer, on_nonfinite=refuse, **kwargs)
+    return TrainStep(model, batches, optimizer, **kwargs)
 
 
 def take(step):
@@ -53,10 +52,10 @@ def test_pieces_weigh_by_their_images(accumulate):
     assert model.weight.item() == pytest.approx(1 - 0.1 * 2 * 14 / 3, abs=1e-6)
 
 
-def test_split():
-    assert split([1, 2, 3, 4, 5], 2) == [[1, 2, 3], [4, 5]]
-    assert split([1, 2], 3) == [[1], [2]]
-    assert split([1, 2], 1) == [[1, 2]]
+def test_split_batch():
+    assert split_batch([1, 2, 3, 4, 5], 2) == [[1, 2, 3], [4, 5]]
+    assert split_batch([1, 2], 3) == [[1], [2]]
+    assert split_batch([1, 2], 1) == [[1, 2]]
 
 
 def gradients(cfg, model, batch, names):
@@ -121,8 +120,8 @@ def test_the_mask_loss_of_pieces_is_what_as_many_gpus_compute():
 
 def test_more_pieces_than_images_are_refused():
     cfg = tiny_cfg("SOLVER.IMS_PER_BATCH", 2, "SOLVER.ACCUMULATE", 4)
-    with pytest.raises(ValueError, match=r"ACCUMULATE is 4, but a process has 2 images"):
-        build_step(cfg, Squares(), [], None)
+    with pytest.raises(RunError, match=r"ACCUMULATE is 4, but each process has 2 images"):
+        check_training_options(cfg)
 
 
 class Breaks(Squares):
@@ -148,9 +147,9 @@ def test_weights_do_not_move_on_nan(kwargs, at):
     xs = [1.0, 1.0]
     xs[at] = 13.0
     step = step_of(model, [[{"x": x} for x in xs]], **kwargs)
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(NonFiniteStep) as failed:
         take(step)
-    (seen,) = refused.value.args
+    seen = failed.value
     assert seen.what == "loss_cls" and model.weight.item() == 1.0
     assert {"x": 13.0} in seen.piece and len(seen.batch) == 2
 
@@ -175,9 +174,9 @@ class RootOfZero(Squares):
 
 
 def test_a_gradient_that_is_not_finite_is_not_stepped_on():
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(NonFiniteStep) as failed:
         take(step_of(model := RootOfZero(), [[{"x": 1.0}]]))
-    assert refused.value.args[0].what == "the gradient of weight" and model.weight.item() == 1.0
+    assert failed.value.what == "the gradient of weight" and model.weight.item() == 1.0
 
 
 def test_overflow_under_the_loss_scaler_is_left_out_and_training_goes_on():
@@ -190,9 +189,9 @@ def test_overflow_under_the_loss_scaler_is_left_out_and_training_goes_on():
 
 def test_a_loss_scale_that_has_vanished_ends_the_run():
     step = step_of(RootOfZero(), [[{"x": 1.0}]], scaler=torch.amp.GradScaler("cpu", 1e-7))
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(NonFiniteStep) as failed:
         take(step)
-    assert refused.value.args[0].what.startswith("every gradient (loss scale 1e-07")
+    assert failed.value.what.startswith("every gradient (loss scale 1e-07")
 
 
 def test_the_scaler_is_in_the_checkpoint():

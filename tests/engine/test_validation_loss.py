@@ -10,6 +10,7 @@ from torch import nn
 
 from mrcnn_plugin.engine.hooks.validation_loss import build_validation_loader, validation_loss
 from mrcnn_plugin.engine.rng import preserved_rng
+from mrcnn_plugin.errors import RunError
 
 
 class ToyModel(nn.Module):
@@ -59,7 +60,7 @@ def test_the_loader_keeps_ground_truth_and_test_time_size(shapes_cfg):
 
 
 def test_without_annotations_one_sentence_says_so(shapes_cfg):
-    with pytest.raises(ValueError, match=r"needs DATASETS\.TEST"):
+    with pytest.raises(RunError, match=r"needs DATASETS\.TEST"):
         build_validation_loader(shapes_cfg("DATASETS.TEST", ()))
 
 

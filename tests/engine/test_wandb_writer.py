@@ -7,6 +7,7 @@ import pytest
 from builders import read_metrics, train
 
 from mrcnn_plugin.engine import MRCNNTrainer
+from mrcnn_plugin.errors import RunError
 
 
 class FakeRun:
@@ -42,7 +43,7 @@ def test_scalars_and_config_are_handed_on(shapes_cfg, monkeypatch):
 
 def test_asked_for_and_not_installed(shapes_cfg, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
-    with pytest.raises(ImportError, match=r"is 'shapes', but wandb is not installed: pip install"):
+    with pytest.raises(RunError, match=r"is 'shapes', but wandb is not installed. Run `pip"):
         MRCNNTrainer(shapes_cfg("WANDB_PROJECT", "shapes"))
 
 

@@ -9,6 +9,7 @@
 #include "cpu/plan.h"
 
 using namespace mrcnn_plugin;
+using namespace mrcnn_plugin::cpu;
 using torch::headeronly::BFloat16;
 using torch::headeronly::Half;
 

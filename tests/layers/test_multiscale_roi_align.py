@@ -185,7 +185,7 @@ PYRAMID, ROIS = make_pyramid(), make_pyramid_rois(4)
     "change, error, words",
     [
         ({"features": PYRAMID[0]}, TypeError, "list of maps, got Tensor"),
-        ({"features": PYRAMID[:3]}, ValueError, "one map a spatial_scale: 3 for 4"),
+        ({"features": PYRAMID[:3]}, ValueError, "per spatial scale, got 3 maps for 4 scales"),
         ({"features": [*PYRAMID[:3], PYRAMID[3].double()]}, ValueError, "same N, C and dtype"),
         ({"features": [*PYRAMID[:3], PYRAMID[3][:, :2]]}, ValueError, "same N, C and dtype"),
         ({"features": [*PYRAMID[:3], PYRAMID[3].to("meta")]}, ValueError, "cpu and meta"),
@@ -199,7 +199,7 @@ PYRAMID, ROIS = make_pyramid(), make_pyramid_rois(4)
         ({"mode": "sum"}, ValueError, "'avg', 'max'"),
     ],
 )
-def test_refused(change, error, words):
+def test_rejected(change, error, words):
     arguments = {
         "features": PYRAMID,
         "rois": ROIS,
@@ -210,7 +210,7 @@ def test_refused(change, error, words):
         multiscale_roi_align(**{**arguments, **change})
 
 
-def test_batch_index_and_level_out_of_range_are_refused():
+def test_batch_index_and_level_out_of_range_are_rejected():
     rois = ROIS.clone()
     rois[2, 0] = 2
     with pytest.raises(RuntimeError, match=r"batch index of rois\[2\] is 2"):

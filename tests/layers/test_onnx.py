@@ -92,7 +92,7 @@ def test_equals_onnxruntime(exporter, aligned, bin_stride, mode, sampling_ratio)
     ],
 )
 def test_dtypes(exporter, mode, features_dtype, rois_dtype, tolerance):
-    """RoiAlign takes one type; half features are widened, RoIs are never narrowed."""
+    """RoiAlign needs one type: half features are widened, RoIs are never narrowed."""
     module = RoIAlign(3, 1 / 16, 2, mode=mode)
     features = torch.randn(1, 3, 60, 90).to(features_dtype)
     rois = torch.tensor([[0, 1201.3, 803.7, 1377.1, 911.9]], dtype=rois_dtype)
@@ -112,7 +112,7 @@ def test_document_example(exporter):
 
 @pytest.mark.parametrize("exporter", EXPORTERS)
 @pytest.mark.parametrize("mode", MODES)
-def test_standard_operators_alone_inside_a_model(exporter, mode):
+def test_only_standard_operators_inside_a_model(exporter, mode):
     class Model(torch.nn.Module):
         def __init__(self):
             super().__init__()
@@ -133,7 +133,7 @@ def test_standard_operators_alone_inside_a_model(exporter, mode):
 
 
 @pytest.mark.parametrize("exporter", EXPORTERS)
-def test_adaptive_maximum_is_refused(exporter):
+def test_adaptive_maximum_is_rejected(exporter):
     features, rois = make_features(dtype=torch.float32), make_rois(torch.float32)
     with pytest.raises(Exception) as info:
         export(RoIAlign(3, mode="max"), features, rois, exporter)
@@ -141,7 +141,9 @@ def test_adaptive_maximum_is_refused(exporter):
     while error:  # the exporter of torch.export programs wraps it
         messages.append(str(error))
         error = error.__cause__
-    assert any("set sampling_ratio (2 is four samples a bin)" in message for message in messages)
+    assert any(
+        "Set sampling_ratio; 2 means four samples per bin." in message for message in messages
+    )
 
 
 def test_before_opset_16_there_is_no_translation():

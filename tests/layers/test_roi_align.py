@@ -1,4 +1,4 @@
-"""RoIAlign: the document's examples, the definition, torchvision, what PyTorch asks of an op."""
+"""RoIAlign against worked examples, its definition, torchvision, and PyTorch's rules for ops."""
 
 import time
 
@@ -101,6 +101,14 @@ def test_list_of_boxes_per_image():
     assert torch.equal(roi_align(features, boxes, 3), roi_align(features, stacked, 3))
 
 
+@pytest.mark.parametrize("aligned, expected", [(True, 1.5), (False, 2.0)])
+def test_aligned_by_hand(aligned, expected):
+    """The example of the docstring, a sample at x = 2.0 on the ramp f(j) = j."""
+    ramp = torch.arange(5.0).expand(1, 1, 5, 5)
+    box = torch.tensor([[0, 1.0, 1.0, 3.0, 3.0]])  # one bin and one sample, the box's centre
+    assert roi_align(ramp, box, 1, 1.0, 1, aligned=aligned).item() == expected
+
+
 def test_module_is_the_function():
     features, rois = make_features(), make_rois()
     options = {"aligned": False, "mode": "max", "bin_stride": 2}
@@ -137,7 +145,7 @@ def test_average_equals_torchvision(aligned, sampling_ratio, output_size, dtype,
 
 
 def test_maximum_equals_max_pooled_fine_average():
-    """2 x 2 samples a bin = 2 x 2 bins of one sample each; coordinates round differently."""
+    """2 x 2 samples per bin equal 2 x 2 bins of one sample each; coordinates round differently."""
     features, rois = make_features(40), random_rois(50, 2, HEIGHT / SCALE, WIDTH / SCALE)
 
     def composed(features, rois, output_size, scale, _):
@@ -193,7 +201,7 @@ def test_coordinates_are_as_precise_as_the_finer_of_features_and_rois():
 
 @pytest.mark.parametrize("device_type", ["cpu"])
 @pytest.mark.parametrize("mode", MODES)
-def test_autocast_leaves_rois_alone(device_type, mode):
+def test_autocast_does_not_change_rois(device_type, mode):
     features, rois = make_features(dtype=torch.float32), make_rois(torch.float32)
     with torch.autocast(device_type, torch.bfloat16):
         assert torch.equal(
@@ -303,7 +311,7 @@ def test_maximum_off_the_map_is_zero_without_gradient():
     assert back.sum().item() == 1.0
 
 
-def test_double_backward_says_so():
+def test_double_backward_raises():
     features = make_features().requires_grad_()
     output = roi_align(features, make_rois(), 3)
     (grad,) = torch.autograd.grad((output**2).sum(), features, create_graph=True)

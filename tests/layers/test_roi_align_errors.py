@@ -1,9 +1,5 @@
 """RoIAlign on bad input: a clear error or a stated answer, never a crash."""
 
-import shutil
-import subprocess
-import sys
-
 import pytest
 import torch
 
@@ -32,7 +28,7 @@ ROIS = torch.tensor([[0, 1.0, 1.0, 6.0, 5.0], [1, 2.0, 0.5, 9.0, 7.5], [1, 0.0, 
         ({"rois": ROIS.to("meta")}, ValueError, "rois are on meta but features on cpu"),
         ({"rois": ROIS.clone().requires_grad_()}, ValueError, r"rois\.detach\(\)"),
         ({"rois": "boxes"}, TypeError, "list of tensors, got str"),
-        ({"rois": [ROIS[:, 1:]]}, ValueError, "one tensor an image: got 1 for 2"),
+        ({"rois": [ROIS[:, 1:]]}, ValueError, "one tensor per image, got 1 tensors for 2 images"),
         ({"rois": [ROIS[:, 1:], ROIS]}, ValueError, r"rois\[1\].*\(R_i, 4\).*\(3, 5\)"),
         ({"rois": [ROIS[:, 1:], None]}, TypeError, "list of tensors"),
         ({"output_size": 0}, ValueError, "positive, got 0"),
@@ -54,7 +50,7 @@ ROIS = torch.tensor([[0, 1.0, 1.0, 6.0, 5.0], [1, 2.0, 0.5, 9.0, 7.5], [1, 0.0, 
         ({"bin_stride": 1.5}, TypeError, "bin_stride must be an int, got 1.5"),
     ],
 )  # fmt: skip
-def test_refused(change, error, words):
+def test_rejected(change, error, words):
     arguments = {"features": FEATURES, "rois": ROIS, "output_size": 7, **change}
     with pytest.raises(error, match=words):
         roi_align(**arguments)
@@ -104,7 +100,7 @@ DIRECT = (FEATURES, ROIS, 7, 7, 1.0, 0, True, "avg", 1)
         (8, 0, "bin_stride"),
     ],
 )
-def test_the_op_itself_refuses_too(position, value, words):
+def test_the_op_itself_rejects_them_too(position, value, words):
     arguments = list(DIRECT)
     arguments[position] = value
     with pytest.raises(RuntimeError) as info:
@@ -113,7 +109,7 @@ def test_the_op_itself_refuses_too(position, value, words):
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_the_backward_op_refuses_wrong_shapes_and_survives_any_argmax(mode):
+def test_the_backward_op_rejects_wrong_shapes_and_survives_any_argmax(mode):
     options = (7, 7, 1.0, 0, True, mode, 1)
     output, argmax = torch.ops.mrcnn_plugin.roi_align(FEATURES, ROIS, *options)
     backward = torch.ops.mrcnn_plugin.roi_align_backward
@@ -131,16 +127,6 @@ def test_the_backward_op_refuses_wrong_shapes_and_survives_any_argmax(mode):
             assert backward(output, ROIS, wrong, 2, 3, 8, 10, *options).isfinite().all()
 
 
-def test_a_missing_library_says_what_mends_it(tmp_path):
-    source = sys.modules[roi_align.__module__].__file__
-    shutil.copy(source, tmp_path)
-    command = [sys.executable, "-c", "import roi_align"]
-    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
-    last = result.stderr.strip().splitlines()[-1]
-    assert result.returncode == 1
-    assert last.startswith("ImportError: ") and "pip install --no-build-isolation" in last
-
-
 # ---- Answered ------------------------------------------------------------------------------------
 
 
@@ -155,7 +141,7 @@ def forward_and_backward(features, rois, *args, **kwargs):
 @pytest.mark.parametrize("sampling_ratio", [0, 1, 2])
 @pytest.mark.parametrize("aligned", [True, False])
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
-def test_box_that_is_not_finite_is_zero_and_alone(mode, sampling_ratio, aligned, value):
+def test_box_that_is_not_finite_is_zero_and_affects_no_other(mode, sampling_ratio, aligned, value):
     options = {"aligned": aligned, "mode": mode}
     for coordinate in (1, 2, 3, 4):
         rois = torch.cat([ROIS, ROIS[1:2]])[[0, 3, 1, 2]].clone()

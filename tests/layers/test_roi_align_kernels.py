@@ -184,5 +184,5 @@ def test_the_benchmark_runs():
     )
     assert process.returncode == 0, process.stderr
     lines = [line for line in process.stdout.splitlines() if line.startswith("|")]
-    assert len(lines) == 2 + 2 + (2 * 7 + 5) * (1 + torch.cuda.is_available())
-    assert all(line.endswith("|") for line in lines)
+    assert len(lines) == 2 * 2 + 2 * (7 + 4)  # two headers; forward and backward of each case
+    assert all(line.endswith("|") and line.count("|") == 6 for line in lines)

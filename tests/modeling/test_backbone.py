@@ -21,7 +21,7 @@ def test_r101_c4_is_stride_16_with_1024_channels():
 def test_depths_have_the_layers_of_the_resnet_paper(depth, blocks):
     backbone = resnet_c4(depth=depth)
     assert tuple(len(backbone.get_submodule(f"res{i}")) for i in (2, 3, 4)) == blocks
-    # Table 1: 1 stem conv, 3 convs a block, res5's 9 and the classifier make the depth.
+    # Table 1: 1 stem conv, 3 convs per block, res5's 9 and the classifier make the depth.
     assert 1 + 3 * sum(blocks) + 3 * len(res5_stage(depth=depth, stride=1)) + 1 == depth
 
 
@@ -46,7 +46,7 @@ def test_res5_turns_7x7x1024_into_7x7x2048():
         assert res5_stage(depth=101, stride=2)(torch.randn(2, 1024, 14, 14)).shape[-2:] == (7, 7)
 
 
-def test_freeze_at_2_freezes_stem_and_res2_alone():
+def test_freeze_at_2_freezes_only_stem_and_res2():
     backbone = resnet_c4(depth=50, norm="BN", freeze_at=2)
     trainable = {name.split(".")[0] for name, p in backbone.named_parameters() if p.requires_grad}
     assert trainable == {"res3", "res4"}
@@ -70,6 +70,6 @@ def test_unknown_depth():
         (("MODEL.RESNETS.DEFORM_ON_PER_STAGE", [False, False, True, False]), "DEFORM_ON_PER_STAGE"),
     ],
 )
-def test_keys_that_c4_does_not_have_are_refused(opts, message):
+def test_keys_that_c4_does_not_have_are_rejected(opts, message):
     with pytest.raises(ValueError, match=message):
         build_backbone(load_cfg("mask_rcnn_R101_C4.yaml", *opts))

@@ -123,6 +123,22 @@ def test_class_agnostic_masks():
     assert out.pred_masks.shape == (2, 1, 14, 14)
 
 
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore:`torch.jit.trace`")
+@pytest.mark.parametrize("mask_loss", ["sigmoid", "softmax"])
+def test_trace_accepts_any_number_of_rois(mask_loss):
+    mask_head = head(mask_loss=mask_loss).eval().requires_grad_(False)
+
+    def masks(x, classes):
+        instances = Instances((64, 64))
+        instances.pred_classes = classes
+        return mask_head(x, [instances])[0].pred_masks
+
+    x, classes = torch.randn(7, 16, 7, 7), torch.tensor([0, 1, 2, 0, 1, 4, 3])
+    with torch.no_grad():
+        traced = torch.jit.trace(masks, (x[:5], classes[:5]), check_trace=False)
+        assert torch.equal(traced(x, classes), masks(x, classes))
+
+
 @pytest.mark.parametrize(
     "kwargs, message",
     [
@@ -130,6 +146,6 @@ def test_class_agnostic_masks():
         ({"mask_loss": "softmax", "num_classes": 1}, "at least two"),
     ],
 )
-def test_wrong_losses_are_refused(kwargs, message):
+def test_wrong_losses_are_rejected(kwargs, message):
     with pytest.raises(ValueError, match=message):
         head(**kwargs)

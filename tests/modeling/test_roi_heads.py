@@ -1,17 +1,23 @@
 """The C4 head: RoIAlign 7x7 -> res5, stride 1 -> branches; or detectron2's 14x14 with stride 2."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from builders import fake_batch, load_cfg, tiny_cfg
 from detectron2.layers import ShapeSpec
-from detectron2.modeling import build_model
+from detectron2.modeling import BACKBONE_REGISTRY, Backbone, build_model
 from detectron2.modeling.roi_heads import Res5ROIHeads, build_roi_heads
 from detectron2.structures import Boxes
 from detectron2.utils.events import EventStorage
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from mrcnn_plugin.errors import RunError
+from mrcnn_plugin.modeling.roi_heads import _ClassCheck
 
 
 def r50_heads(*opts):
-    """The head of R50-C4 alone (on 1024-channel features of stride 16)."""
+    """Only the head of R50-C4, on 1024-channel features of stride 16."""
     cfg = load_cfg("mask_rcnn_R50_C4.yaml", *opts)
     return build_roi_heads(cfg, {"res4": ShapeSpec(channels=1024, stride=16)})
 
@@ -121,8 +127,79 @@ def test_class_beyond_num_classes_is_an_error_not_background(wrong_class):
         (("MODEL.MRCNN.RES5_STRIDE", 3), "RES5_STRIDE is 3"),
         (("MODEL.ROI_BOX_HEAD.POOLER_TYPE", "ROIPool"), "POOLER_TYPE is 'ROIPool'"),
         (("MODEL.KEYPOINT_ON", True), "no keypoint branch"),
+        (("MODEL.ROI_HEADS.IN_FEATURES", ["res3", "res4"]), "reads one feature map"),
     ],
 )
-def test_what_cannot_be_built_is_refused_with_the_mend(opts, message):
-    with pytest.raises(ValueError, match=message.replace("(", r"\(")):
+def test_config_that_cannot_be_built_is_an_error_with_the_fix(opts, message):
+    with pytest.raises(ValueError, match=message.replace("(", r"\(")) as error:
         r50_heads(*opts)
+    assert isinstance(error.value, RunError) and "\n" not in str(error.value)
+
+
+def test_a_backbone_whose_channels_no_res4_has_is_an_error():
+    cfg = load_cfg("mask_rcnn_R50_C4.yaml")
+    with pytest.raises(RunError, match="has 30 channels; expected a multiple of 4"):
+        build_roi_heads(cfg, {"res4": ShapeSpec(channels=30, stride=16)})
+
+
+class CountingReads(TorchDispatchMode):
+    """Counts the operators that make a CUDA device wait for the host."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += func is torch.ops.aten._local_scalar_dense.default
+        return func(*args, **(kwargs or {}))
+
+
+def test_class_check_reads_the_device_at_most_once():
+    class Base:
+        num_classes = 3
+
+        def label_and_sample_proposals(self, proposals, targets):
+            return proposals
+
+    class Checked(_ClassCheck, Base):
+        pass
+
+    targets = [SimpleNamespace(gt_classes=torch.tensor(c)) for c in ([0, 2], [1])]
+    with CountingReads() as reads:
+        assert Checked().label_and_sample_proposals([], targets) == []
+    assert reads.count <= 1
+    targets[1].gt_classes[0] = 3
+    with pytest.raises(RunError, match=r"span 0 to 3, but the model has classes 0 to 2"):
+        Checked().label_and_sample_proposals([], targets)
+
+
+class SmallBackbone(Backbone):
+    """Any backbone with a `res4` of stride 16; its 64 channels are not those of a ResNet-50."""
+
+    def __init__(self, cfg, input_shape):
+        super().__init__()
+        self.conv = torch.nn.Conv2d(3, 64, 16, stride=16)
+        self._out_features = ["res4"]
+        self._out_feature_channels, self._out_feature_strides = {"res4": 64}, {"res4": 16}
+
+    def forward(self, x):
+        return {"res4": self.conv(x)}
+
+
+@pytest.mark.parametrize("depth", [18, 50])
+def test_res5_has_twice_the_channels_of_any_backbone(depth):
+    BACKBONE_REGISTRY._do_register("SmallBackbone", SmallBackbone)
+    try:
+        cfg = load_cfg(
+            "mask_rcnn_R50_C4.yaml",
+            *("MODEL.BACKBONE.NAME", "SmallBackbone", "MODEL.RESNETS.DEPTH", depth),
+            *("MODEL.RPN.POST_NMS_TOPK_TRAIN", 50, "MODEL.RPN.POST_NMS_TOPK_TEST", 10),
+            *("MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", 8, "MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.0),
+        )
+        model = build_model(cfg)
+    finally:
+        BACKBONE_REGISTRY._obj_map.pop("SmallBackbone")
+    assert model.roi_heads.box_predictor.cls_score.in_features == 128
+    assert model.roi_heads.mask_head.deconv.in_channels == 128
+    with EventStorage():
+        sum(model(fake_batch(1)).values()).backward()
+    with torch.no_grad():
+        assert len(model.eval()(fake_batch(1))[0]["instances"]) > 0

@@ -1,4 +1,4 @@
-"""RPN: 4k + 2k outputs, the document's loss, its box parameterisation, detectron2's interface."""
+"""RPN: 4k + 2k outputs, the loss of Faster R-CNN, its box coding, detectron2's interface."""
 
 import math
 
@@ -74,7 +74,7 @@ def test_loss_by_hand(n_reg, divisor):
     logits[0, 3], logits[1, 7] = torch.tensor([0.9, 0.2]).logit()
     # Targets of every anchor: shifted by (2, -5), same size: t* = (0.2, -0.25, 0, 0).
     gt_boxes = (anchors.tensor + torch.tensor([2.0, -5.0, 2.0, -5.0])).repeat(2, 1, 1)
-    deltas = torch.full((2, k * locations, 4), 7.0)  # wrong everywhere, but positives alone count
+    deltas = torch.full((2, k * locations, 4), 7.0)  # wrong everywhere, but only positives count
     deltas[0, 3] = torch.tensor([0.2, -0.25, 0.0, 3.0])  # R(3) = 2.5
     deltas[1, 3] = torch.tensor([0.7, -0.25, 0.0, 0.0])  # R(0.5) = 0.125
 
@@ -91,7 +91,7 @@ def test_n_reg_is_about_2400_for_a_600_by_1000_image():
     assert rpn._num_locations(rpn.anchor_generator(features)) == 38 * 63 == 2394
 
 
-def test_lambda_scales_the_regression_term_alone():
+def test_lambda_scales_only_the_regression_term():
     anchors = Boxes(torch.rand(60, 4).cumsum(1) * 20)
     labels = torch.randint(-1, 2, (1, 60))
     inputs = (
@@ -134,6 +134,6 @@ def test_trains_and_proposes_through_detectron2s_interface():
         (("MODEL.RPN.BBOX_REG_LOSS_TYPE", "giou"), "BBOX_REG_LOSS_TYPE is 'giou'"),
     ],
 )
-def test_refuses_what_the_loss_does_not_define(opts, message):
+def test_config_that_the_loss_does_not_define_is_rejected(opts, message):
     with pytest.raises(ValueError, match=message):
         build_rpn(*opts)

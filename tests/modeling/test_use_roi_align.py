@@ -9,9 +9,11 @@ from builders import fake_batch
 from detectron2 import model_zoo
 from detectron2.layers import ROIAlign, ROIAlignRotated
 from detectron2.modeling import build_model
+from detectron2.modeling.poolers import ROIPooler
 from detectron2.structures import Boxes
 from detectron2.utils.events import EventStorage
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from mrcnn_plugin import RoIAlign, use_roi_align
 
@@ -140,6 +142,86 @@ def test_torchvision_multiscale_gradients():
         torch.testing.assert_close(b, a, rtol=1e-4, atol=1e-5)
 
 
+def test_torchvision_multiscale_is_one_call_in_any_mix_of_dtypes():
+    """Autocast may give the maps of a pyramid different dtypes; the first one's is the result's."""
+    theirs = torchvision.ops.MultiScaleRoIAlign(["a", "b"], 3, 2)
+    ours = nn.Sequential(copy.deepcopy(theirs))
+    use_roi_align(ours)
+    x = {"a": torch.randn(1, 2, 32, 32), "b": torch.randn(1, 2, 16, 16, dtype=torch.bfloat16)}
+    boxes = [torch.tensor([[1.0, 1.0, 40.0, 40.0], [0.0, 0.0, 250.0, 250.0]])]
+    with CountingOps() as ops:
+        out = ours[0](x, boxes, [(256, 256)])
+    assert ops.names.count("mrcnn_plugin::roi_align_levels") == 1
+    assert "mrcnn_plugin::roi_align" not in ops.names
+    assert out.dtype == torch.float32
+    widened = {name: feature.float() for name, feature in x.items()}
+    torch.testing.assert_close(out, theirs(widened, boxes, [(256, 256)]))
+
+
+class CountingOps(TorchDispatchMode):
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.names.append(func.name())
+        return func(*args, **(kwargs or {}))
+
+
+BOXES = torch.tensor([[4.0, 6.0, 50.0, 61.0], [0.0, 0.0, 200.0, 120.0], [9.0, 9.0, 12.0, 30.0]])
+ROIS = torch.cat([torch.zeros(3, 1), BOXES], dim=1)
+MAP = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(3))
+PYRAMID = [MAP, MAP[:, :, ::2, ::2]]
+# A pooler of theirs and its inputs.
+POOLERS = {
+    "detectron2.ROIAlign": (ROIAlign((3, 4), 0.25, 0), (MAP, ROIS)),
+    "detectron2.ROIAlign, aligned=False": (ROIAlign(3, 0.25, 2, aligned=False), (MAP, ROIS)),
+    "torchvision.RoIAlign": (torchvision.ops.RoIAlign(3, 0.25, -1), (MAP, ROIS)),
+    "torchvision.MultiScaleRoIAlign": (
+        torchvision.ops.MultiScaleRoIAlign(["a", "b"], 3, 2),
+        (dict(zip("ab", PYRAMID)), [BOXES], [(256, 256)]),
+    ),
+    "detectron2.ROIPooler": (
+        ROIPooler(3, [1 / 4, 1 / 8], 0, "ROIAlignV2", canonical_box_size=112, canonical_level=3),
+        (PYRAMID, [Boxes(BOXES)]),
+    ),
+}
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+@pytest.mark.parametrize("name", POOLERS)
+def test_a_pooler_that_scripts_still_does(name):
+    """The scripted replacement gives the same result as the original."""
+    pooler, inputs = POOLERS[name]
+    torch.jit.script(pooler)
+    model = nn.ModuleList([copy.deepcopy(pooler)])
+    assert use_roi_align(model).replaced
+    scripted = torch.jit.script(model[0])
+    torch.testing.assert_close(scripted(*inputs), pooler(*inputs), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore:`torch.jit.trace`")
+def test_a_pooler_that_traces_still_does():
+    pooler, (maps, (boxes,), sizes) = POOLERS["torchvision.MultiScaleRoIAlign"]
+    model = nn.ModuleList([copy.deepcopy(pooler)])
+    use_roi_align(model)
+
+    def pool(a, b, boxes):
+        return model[0]({"a": a, "b": b}, [boxes], sizes)
+
+    traced = torch.jit.trace(pool, (maps["a"], maps["b"], boxes[:2]))
+    for some in (boxes, boxes[1:]):
+        expected = pooler(maps, [some], sizes)
+        torch.testing.assert_close(traced(*maps.values(), some), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_adaptive_sampling_as_a_float():
+    """detectron2's own tests construct ROIAlign(..., sampling_ratio=0.0)."""
+    model = nn.Sequential(ROIAlign(3, 1.0, 0.0))
+    use_roi_align(model)
+    assert model[0].sampling_ratio == 0 and isinstance(model[0].sampling_ratio, int)
+
+
 def test_undo_puts_the_originals_back():
     model = nn.Sequential(ROIAlign(7, 0.25, 0), torchvision.ops.RoIAlign(3, 1.0, -1))
     originals = list(model)
@@ -149,7 +231,7 @@ def test_undo_puts_the_originals_back():
     assert list(model) == originals and done.replaced == []
 
 
-def test_other_poolers_are_left_alone_and_named():
+def test_other_poolers_are_not_replaced_but_reported():
     model = nn.ModuleDict(
         {"rotated": ROIAlignRotated((7, 7), 0.25, 2), "pool": torchvision.ops.RoIPool(7, 0.25)}
     )
@@ -159,12 +241,12 @@ def test_other_poolers_are_left_alone_and_named():
     assert list(model.values()) == before and done.replaced == []
 
 
-def test_a_pooler_alone_cannot_be_replaced_in_place():
-    with pytest.raises(ValueError, match=r"itself a ROIAlign: use mrcnn_plugin.RoIAlign"):
+def test_a_model_that_is_a_pooler_cannot_be_replaced_in_place():
+    with pytest.raises(ValueError, match=r"itself a ROIAlign.* Use mrcnn_plugin.RoIAlign"):
         use_roi_align(ROIAlign(7, 0.25, 0))
 
 
-def test_boxes_with_a_graph_or_in_half_precision_are_taken_as_detectron2_takes_them():
+def test_boxes_with_a_graph_or_in_half_precision_are_accepted_as_in_detectron2():
     model = nn.Sequential(ROIAlign(3, 1.0, 2))
     x = torch.randn(1, 2, 8, 8)
     rois = torch.tensor([[0.0, 1.0, 1.0, 6.0, 5.0]])

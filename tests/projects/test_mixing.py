@@ -1,4 +1,4 @@
-"""Every recipe of docs/mixing.md builds, trains a step and infers; the environment variable."""
+"""Every recipe of docs/mixing.md builds, trains a step and infers; DETECTRON2_ENV_MODULE works."""
 
 import re
 
@@ -119,6 +119,31 @@ def test_env_module_reaches_a_program_that_knows_nothing_of_the_plugin(first_imp
     assert done.stdout.strip() == "MRCNNRes5ROIHeads"
 
 
+@pytest.mark.parametrize("first_import", ["detectron2", "mrcnn_plugin"])
+def test_env_module_registers_the_datasets_of_our_configs(first_import, tmp_path):
+    """Shapes are drawn when they are first loaded, once."""
+    program = (
+        f"import {first_import}, os\n"
+        "from detectron2.data import DatasetCatalog, MetadataCatalog\n"
+        "assert {'shapes_train', 'shapes_val', 'fruits_nuts'} <= set(DatasetCatalog.list())\n"
+        "assert os.listdir(os.environ['DETECTRON2_DATASETS']) == []\n"
+        "images = DatasetCatalog.get('shapes_val')\n"
+        "file = MetadataCatalog.get('shapes_val').json_file\n"
+        "written = os.stat(file).st_mtime_ns\n"
+        "assert DatasetCatalog.get('shapes_val') == images\n"
+        "assert os.stat(file).st_mtime_ns == written\n"
+        "print(len(images), *MetadataCatalog.get('shapes_val').thing_classes)\n"
+    )
+    done = run_python(
+        "-c",
+        program,
+        DETECTRON2_ENV_MODULE="mrcnn_plugin.env",
+        DETECTRON2_DATASETS=str(tmp_path),
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "100 circle square triangle"
+
+
 @pytest.mark.parametrize("name", ["mask_rcnn_R101_C4", "mask_rcnn_R50_C4"])
 def test_lazy_config_builds_the_model_of_the_yaml(name):
     lazy = instantiate(LazyConfig.load(str(ROOT / f"configs/lazy/{name}.py")).model)
@@ -142,5 +167,5 @@ def test_lazy_config_builds_the_model_of_the_yaml(name):
 
 
 def test_metadata_is_not_touched():
-    """Registering the plugin registers no data set."""
+    """Importing the plugin registers no dataset."""
     assert "shapes_train" not in MetadataCatalog.list()

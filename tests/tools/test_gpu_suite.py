@@ -59,7 +59,7 @@ def test_all_steps(suite):
     assert all(steps[name].startswith("passed") for name in ALL)
     assert "a card, a driver" in report and "commit: " in report
     assert "setup.py build_ext --inplace" in report
-    assert "-m gpu tests" in report and "bench_roi_align.py" in report
+    assert "-m gpu tests" in report and "benchmarks/roi_align.py --device cuda" in report
     checks = [line for line in report.splitlines() if line.startswith("sanitizer ")]
     assert all(line.endswith("caching off: 1") for line in checks)
     assert len(checks) == 2 and "--tool memcheck" in checks[0]

@@ -1,7 +1,7 @@
 """An exponential moving average of the weights, evaluated and saved in place of the last ones."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -10,30 +10,25 @@ from detectron2.utils import comm
 from torch import Tensor, nn
 
 from ...checkpoint.checkpointer import save_weights
+from ..distributed import unwrap
 
 
 class EMAHook(HookBase):
     """Keeps `average <- d * average + (1 - d) * weights` of every floating tensor of a model.
 
     d is `min(decay, (1 + t) / (10 + t))` after t steps, so that random first weights are forgotten
-    soon. The average is part of the checkpoint, and `<output_dir>/model_ema.pth` at the end.
+    soon. `torch.optim.swa_utils.AveragedModel` has no such warm-up and keeps a second model. The
+    average is part of the checkpoint, and becomes `<output_dir>/model_ema.pth` at the end.
     """
 
-    def __init__(self, model: nn.Module, decay: float, output_dir: str):
+    def __init__(self, *, model: nn.Module, decay: float, output_dir: str):
         """
         Args:
             model: the model in training, wrapped or not.
             decay: d in (0, 1).
-            output_dir: where `model_ema.pth` goes.
-
-        Raises:
-            ValueError: decay is outside (0, 1).
+            output_dir: the folder of `model_ema.pth`.
         """
-        if not 0 < decay < 1:
-            raise ValueError(
-                f"SOLVER.EMA_DECAY is {decay}; expected 0 (off) or a value below 1, like 0.999"
-            )
-        self.model = getattr(model, "module", model)
+        self.model = unwrap(model)
         self.decay = decay
         self.file = Path(output_dir, "model_ema.pth")
         self.num_steps = 0
@@ -46,10 +41,9 @@ class EMAHook(HookBase):
     def after_step(self):
         self.num_steps += 1
         decay = min(self.decay, (1 + self.num_steps) / (10 + self.num_steps))
-        weights = self._weights()
-        torch._foreach_lerp_(
-            [self.average[name] for name in weights], [*weights.values()], 1 - decay
-        )
+        with torch.no_grad():
+            for name, tensor in self._weights().items():
+                self.average[name].lerp_(tensor, 1 - decay)
 
     def after_train(self):
         if comm.is_main_process() and self.num_steps:
@@ -74,15 +68,6 @@ class EMAHook(HookBase):
         finally:
             for name, tensor in weights.items():
                 tensor.copy_(own[name])
-
-    def evaluating(self, function: Callable) -> Callable:
-        """`function`, called while the averaged weights are in the model."""
-
-        def with_average(*args, **kwargs):
-            with self.applied():
-                return function(*args, **kwargs)
-
-        return with_average
 
     def state_dict(self) -> dict:
         return {"num_steps": self.num_steps, "average": self.average} if self.average else {}

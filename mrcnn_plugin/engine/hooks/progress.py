@@ -1,7 +1,6 @@
-"""One live line on a terminal: how far, how long still, loss, learning rate, data time, memory."""
+"""A live line on a terminal with progress, time left, loss, learning rate, data time and memory."""
 
 import logging
-import resource
 import shutil
 import sys
 import time
@@ -10,8 +9,13 @@ from typing import TextIO
 
 import torch
 from detectron2.engine import HookBase
-from detectron2.utils import comm
-from detectron2.utils.events import CommonMetricPrinter, EventStorage
+from detectron2.utils import comm, events
+from detectron2.utils.events import EventStorage
+
+try:
+    import resource
+except ImportError:  # not on Windows
+    resource = None
 
 _CLEAR = "\r\x1b[K"
 _SECONDS_BETWEEN = 0.25
@@ -20,14 +24,14 @@ _SECONDS_BETWEEN = 0.25
 class ProgressLine(HookBase):
     """Rewrites one line of a terminal a few times a second.
 
-    detectron2's line every 20 iterations then goes to `log.txt` alone. Where the stream is not a
-    terminal nothing is written and detectron2's lines are printed as ever.
+    detectron2's line every 20 iterations then goes to `log.txt` only. If the stream is not a
+    terminal, nothing is written and detectron2's lines are printed as usual.
     """
 
     def __init__(self, stream: TextIO | None = None):
         """
         Args:
-            stream: where to write; None: `sys.stdout`.
+            stream: the stream to write to; None is `sys.stdout`.
         """
         self.stream = stream or sys.stdout
         self.live = self.stream.isatty() and comm.is_main_process()
@@ -37,8 +41,7 @@ class ProgressLine(HookBase):
     def before_train(self):
         if not self.live:
             return
-        printer = CommonMetricPrinter().logger  # whose name begins as detectron2 is imported
-        detectron2 = logging.getLogger(printer.name.removesuffix(".utils.events"))
+        detectron2 = logging.getLogger(events.__name__.removesuffix(".utils.events"))
         for logger in (detectron2, logging.getLogger("fvcore"), logging.getLogger("mrcnn_plugin")):
             self.handlers += [
                 h for h in logger.handlers if getattr(h, "stream", None) is self.stream
@@ -62,7 +65,7 @@ class ProgressLine(HookBase):
                 handler.removeFilter(self._make_room)
 
     def _make_room(self, record: logging.LogRecord) -> bool:
-        """Whether a record is printed; the live line makes room for it."""
+        """Whether to print a record. The live line is cleared first."""
         if record.name.endswith("detectron2.utils.events"):
             return False
         self.stream.write(_CLEAR)
@@ -70,7 +73,7 @@ class ProgressLine(HookBase):
 
 
 def progress_text(storage: EventStorage, max_iter: int) -> str:
-    """The line, from the medians of the last 20 iterations; what is not known yet is left out."""
+    """The line, from the medians of the last 20 iterations. Values not known yet are omitted."""
     done = storage.iter + 1
     parts = [f"{done}/{max_iter} {100 * done // max_iter}%"]
     histories = storage.histories()
@@ -89,9 +92,11 @@ def progress_text(storage: EventStorage, max_iter: int) -> str:
 
 
 def memory_text() -> str:
-    """The most that was in use so far, of the GPU where there is one, else of this process."""
+    """The peak memory so far of the GPU if there is one, else of this process."""
     if torch.cuda.is_available():
         return f"GPU {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB"
+    if resource is None:
+        return ""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # KiB; bytes on macOS
     peak *= 1 if sys.platform == "darwin" else 1024
     return f"mem {peak / 2**30:.1f} GiB"

@@ -1,12 +1,13 @@
 """Writes `report.html` after each evaluation."""
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 from detectron2.config import CfgNode
-from detectron2.engine import HookBase, hooks
+from detectron2.engine import HookBase
 from detectron2.utils import comm
-from detectron2.utils.events import JSONWriter
+from detectron2.utils.events import EventWriter
 
 from ...evaluation import build_report, write_run_info
 from ..rng import preserved_rng
@@ -15,27 +16,31 @@ logger = logging.getLogger(__name__)
 
 
 def write_report(cfg: CfgNode) -> None:
-    """`build_report` that leaves no trace in training: neither random draws nor its errors."""
+    """Call `build_report` without affecting training by its random draws or its errors."""
     if not comm.is_main_process():
         return
     try:
         with preserved_rng():
-            if not Path(cfg.OUTPUT_DIR, "run.json").exists():  # evaluation alone
+            if not Path(cfg.OUTPUT_DIR, "run.json").exists():  # evaluation only
                 write_run_info(cfg)
             logger.info(f"Report: {build_report(cfg)}")
-    except Exception:  # a picture less is no reason to lose a run
-        logger.exception("The report could not be made; mrcnn report makes it again")
+    except Exception:  # a missing report is no reason to lose a run
+        logger.exception(
+            f"The report could not be made. `mrcnn report {cfg.OUTPUT_DIR}` makes it again."
+        )
 
 
 class ReportHook(HookBase):
-    """Comes after evaluations, on the main process, and before the writer, which closes its files.
+    """Writes the report. Comes after evaluations and before the hook that closes the writers."""
 
-    Values are flushed to `metrics.json` first, so that the report has the evaluation it is about.
-    """
-
-    def __init__(self, cfg: CfgNode, writer: hooks.PeriodicWriter):
+    def __init__(self, cfg: CfgNode, *, writers: Sequence[EventWriter]):
+        """
+        Args:
+            cfg: the config of the run, which the report shows.
+            writers: flushed before a report, so that it has the evaluation it is about.
+        """
         self.cfg = cfg
-        self.json_writers = [w for w in writer._writers if isinstance(w, JSONWriter)]
+        self.writers = writers
 
     def before_train(self):
         write_run_info(self.cfg)
@@ -46,10 +51,10 @@ class ReportHook(HookBase):
             self._write()
 
     def after_train(self):
-        if self.trainer.iter + 1 >= self.trainer.max_iter:  # as EvalHook: not after a failure
+        if self.trainer.iter >= self.trainer.max_iter:  # not after an error
             self._write()
 
     def _write(self):
-        for writer in self.json_writers:
+        for writer in self.writers:
             writer.write()
         write_report(self.cfg)

@@ -1,4 +1,4 @@
-"""The training losses on held-out images with ground truth, measured without a trace in training.
+"""The training losses on held-out images with ground truth. Measuring them changes nothing else.
 
 detectron2's test loader drops annotations and its models return no losses in evaluation mode. Here
 the held-out images come with ground truth at test-time size, and the model computes its losses as
@@ -23,35 +23,45 @@ from detectron2.utils.events import EventStorage
 from torch import nn
 from torch.utils.data import DataLoader
 
+from ...errors import RunError
+from ..distributed import unwrap
 from ..rng import preserved_rng
 
 logger = logging.getLogger(__name__)
 
-# Anchors and proposals are sampled: with the same draws every time, changes are the model's.
+# Anchors and proposals are sampled. With the same draws every time, changes are the model's.
 _SEED = 0
+
+# Layers that change state or draw random numbers in training mode.
+_STOCHASTIC = (
+    *(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm),
+    *(nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d),
+    *(nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d),
+    *(nn.AlphaDropout, nn.FeatureAlphaDropout),
+)
 
 
 def build_validation_loader(cfg: CfgNode) -> DataLoader:
     """Batches of one image of `DATASETS.TEST` with its `instances`, resized as for testing.
 
-    Images without annotations are left out when `DATALOADER.FILTER_EMPTY_ANNOTATIONS` leaves them
-    out of training. Several processes get a share each.
+    Images without annotations are skipped if `DATALOADER.FILTER_EMPTY_ANNOTATIONS` skips them in
+    training. With several processes each gets a share.
 
     Raises:
-        ValueError: `DATASETS.TEST` is empty, or a data set has no annotations.
+        RunError: `DATASETS.TEST` is empty, or a dataset has no annotations.
     """
     if not cfg.DATASETS.TEST:
-        raise ValueError("TEST.VAL_LOSS needs DATASETS.TEST, which is empty")
+        raise RunError("TEST.VAL_LOSS needs DATASETS.TEST, which is empty")
     dataset = get_detection_dataset_dicts(
         list(cfg.DATASETS.TEST),
         filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS,
         check_consistency=False,
     )
     if not all("annotations" in image for image in dataset):
-        raise ValueError(
-            f"TEST.VAL_LOSS: {cfg.DATASETS.TEST} has images without ground truth (a test "
-            "set whose json has no 'annotations'?). Name annotated data sets in DATASETS.TEST, or "
-            "set TEST.VAL_LOSS False"
+        raise RunError(
+            f"TEST.VAL_LOSS needs ground truth, but {cfg.DATASETS.TEST} has images without it (a "
+            "json without 'annotations'). Name annotated datasets in DATASETS.TEST, or set "
+            "TEST.VAL_LOSS to False."
         )
     mapper = DatasetMapper(
         is_train=True,  # keeps the annotations; the augmentations are those of testing
@@ -76,7 +86,7 @@ def validation_loss(model: nn.Module, loader: Iterable[list[dict]]) -> dict[str,
         `{"total_loss": ..., "loss_cls": ..., ...}` over the images of all processes, each image
         with equal weight; empty on processes other than the first.
     """
-    model = getattr(model, "module", model)
+    model = unwrap(model)
     sums, num_images = Counter(), 0
     with preserved_rng(_SEED), EventStorage(), torch.no_grad(), _computing_losses(model):
         for batch in loader:
@@ -101,7 +111,7 @@ def _computing_losses(model: nn.Module) -> Iterator[None]:
     was_training = {module: module.training for module in model.modules()}
     model.train()
     for module in model.modules():
-        if isinstance(module, (nn.modules.batchnorm._NormBase, nn.modules.dropout._DropoutNd)):
+        if isinstance(module, _STOCHASTIC):
             module.training = False
     try:
         yield

@@ -1,10 +1,12 @@
-"""Scalars to Weights & Biases, when it is asked for and installed."""
+"""Writes scalars to Weights & Biases."""
 
 from pathlib import Path
 
 import yaml
 from detectron2.config import CfgNode
 from detectron2.utils.events import EventWriter, get_event_storage
+
+from ...errors import RunError
 
 _WINDOW = 20  # noisy scalars are medians of this many iterations
 
@@ -22,14 +24,14 @@ class WandbWriter(EventWriter):
             cfg: of the run; all of it becomes the run's config at W&B.
 
         Raises:
-            ImportError: wandb is not installed.
+            RunError: wandb is not installed.
         """
         try:
             import wandb
         except ImportError as error:
-            raise ImportError(
-                f"WANDB_PROJECT is '{cfg.WANDB_PROJECT}', but wandb is not "
-                "installed: pip install wandb, or set WANDB_PROJECT ''"
+            raise RunError(
+                f"WANDB_PROJECT is '{cfg.WANDB_PROJECT}', but wandb is not installed. Run `pip "
+                "install wandb`, or set WANDB_PROJECT to ''."
             ) from error
         Path(cfg.OUTPUT_DIR).mkdir(parents=True, exist_ok=True)
         self._run = wandb.init(
@@ -41,7 +43,7 @@ class WandbWriter(EventWriter):
         self._last_write = -1
 
     def write(self):
-        """Hand on the scalars that are new since the last call, each with its iteration."""
+        """Write the scalars that are new since the last call, each with its iteration."""
         by_iteration: dict[int, dict[str, float]] = {}
         latest = get_event_storage().latest_with_smoothing_hint(_WINDOW)
         for name, (value, iteration) in latest.items():

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from detectron2.config import CfgNode
 
+from ...config import config_leaves
 from ..analysis import load_analysis
 from ..evaluator import inference_folder
 from ..precision_recall import METRICS
@@ -89,17 +90,7 @@ def _label(key: str) -> str:
 
 def config_differences(cfgs: list[CfgNode]) -> list[dict]:
     """Rows of `key` and `of_runs` for the keys, except `OUTPUT_DIR`, whose values differ."""
-    flat = [_flatten_config(cfg) for cfg in cfgs]
+    flat = [{key: str(value) for key, value in config_leaves(cfg)} for cfg in cfgs]
     keys = sorted({key for config in flat for key in config} - {"OUTPUT_DIR"})
     rows = [{"key": key, "of_runs": [config.get(key, "") for config in flat]} for key in keys]
     return [row for row in rows if len(set(row["of_runs"])) > 1]
-
-
-def _flatten_config(node: CfgNode, prefix: str = "") -> dict[str, str]:
-    flat = {}
-    for key, value in node.items():
-        if isinstance(value, CfgNode):
-            flat.update(_flatten_config(value, f"{prefix}{key}."))
-        else:
-            flat[prefix + key] = str(value)
-    return flat

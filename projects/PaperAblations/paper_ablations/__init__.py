@@ -1,4 +1,4 @@
-"""What the paper's ablations need beside the plugin: RoIPool and RoIWarp, an MLP mask head."""
+"""The components that the ablations need in addition to the plugin's."""
 
 from .config import add_paper_ablations_config
 from .mlp_mask_head import MLPMaskHead

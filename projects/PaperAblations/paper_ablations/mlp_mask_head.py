@@ -1,4 +1,4 @@
-"""Masks by fully connected layers, which lose the spatial layout (Mask R-CNN, Table 2e)."""
+"""Predicts masks by fully connected layers, which lose the layout (Mask R-CNN, Table 2e)."""
 
 from itertools import pairwise
 
@@ -13,7 +13,7 @@ from mrcnn_plugin import MRCNNMaskFCNHead
 
 @ROI_MASK_HEAD_REGISTRY.register()
 class MLPMaskHead(MRCNNMaskFCNHead):
-    """fc layers with ReLU, and one to K masks of m x m. Loss, inference: `MRCNNMaskFCNHead`."""
+    """fc layers with ReLU, then one fc layer to K masks of m x m. The rest is its parent's."""
 
     @configurable
     def __init__(
@@ -23,8 +23,8 @@ class MLPMaskHead(MRCNNMaskFCNHead):
         Args:
             input_shape: channels, height and width of the RoI features.
             num_classes: K.
-            dims: sizes of the hidden layers.
-            mask_size: m.
+            dims: the sizes of the hidden layers.
+            mask_size: m, the side of the masks.
         """
         BaseMaskRCNNHead.__init__(self)
         self.mask_loss = "sigmoid"

@@ -1,7 +1,6 @@
 """RoIPool and RoIWarp in the C4 head (Mask R-CNN, Table 2c)."""
 
 import torch
-from detectron2.config import configurable
 from detectron2.modeling import ROI_HEADS_REGISTRY
 from detectron2.modeling.poolers import convert_boxes_to_pooler_format
 from detectron2.structures import Boxes
@@ -9,10 +8,11 @@ from torch import Tensor, nn
 from torchvision.ops import RoIPool
 
 from mrcnn_plugin import MRCNNRes5ROIHeads, RoIAlign
+from mrcnn_plugin.errors import ConfigError
 
 
 class RoIPoolPooler(nn.Module):
-    """Fast R-CNN's RoIPool: RoI and bins are rounded to whole pixels, the maximum of each bin."""
+    """RoIPool of Fast R-CNN, the maximum over bins that are rounded to whole pixels."""
 
     def __init__(self, output_size: int, spatial_scale: float):
         super().__init__()
@@ -24,7 +24,7 @@ class RoIPoolPooler(nn.Module):
 
 
 class RoIWarpPooler(nn.Module):
-    """MNC's RoI warping: the RoI is rounded to whole pixels as in RoIPool; bilinear samples."""
+    """RoIWarp of MNC, which rounds the RoI as RoIPool does and samples it bilinearly."""
 
     def __init__(self, output_size: int, spatial_scale: float, sampling_ratio: int, mode: str):
         super().__init__()
@@ -38,9 +38,9 @@ class RoIWarpPooler(nn.Module):
 
 
 def quantise(rois: Tensor, spatial_scale: float) -> Tensor:
-    """RoIs (R, 5) in image pixels -> in feature pixels, their corners rounded as RoIPool does it.
+    """Round the corners of RoIs as RoIPool does: (R, 5) in image pixels -> in feature pixels.
 
-    The pixels of both corners belong to the RoI, which is therefore at least one pixel wide.
+    The pixels of both corners belong to the RoI, so it is at least one pixel wide.
     """
     first = torch.round(rois[:, 1:3] * spatial_scale)
     last = torch.maximum(torch.round(rois[:, 3:5] * spatial_scale), first)
@@ -51,19 +51,15 @@ def quantise(rois: Tensor, spatial_scale: float) -> Tensor:
 class AblationRes5ROIHeads(MRCNNRes5ROIHeads):
     """`MRCNNRes5ROIHeads` whose pooler is `MODEL.PAPER_ABLATIONS.POOLER`."""
 
-    @configurable
-    def __init__(self, **kwargs):
-        super().__init__(**kwargs)
-
     @classmethod
     def from_config(cls, cfg, input_shape):
         ret = super().from_config(cfg, input_shape)
-        (in_feature,) = cfg.MODEL.ROI_HEADS.IN_FEATURES
         box_head = cfg.MODEL.ROI_BOX_HEAD
-        size, scale = box_head.POOLER_RESOLUTION, 1.0 / input_shape[in_feature].stride
+        size = box_head.POOLER_RESOLUTION
+        scale = 1.0 / input_shape[cfg.MODEL.ROI_HEADS.IN_FEATURES[0]].stride
         kind = cfg.MODEL.PAPER_ABLATIONS.POOLER
         if kind not in ("RoIAlign", "RoIWarp", "RoIPool"):
-            raise ValueError(
+            raise ConfigError(
                 f"MODEL.PAPER_ABLATIONS.POOLER is '{kind}'; expected RoIAlign, RoIWarp or RoIPool"
             )
         if kind == "RoIPool":

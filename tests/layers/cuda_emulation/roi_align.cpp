@@ -33,7 +33,7 @@ EXPORT int64_t cuda_emulation_launches() { return cuda_emulation::launches; }
 /// at: n, tile, y, x and the number of channels of one thread among those that share a tensor.
 EXPORT void cuda_emulation_cell(int64_t thread, const int64_t* shape, bool channels_last,
                                 int64_t* at) {
-  using namespace mrcnn_plugin;
+  using namespace mrcnn_plugin::cuda;
   Tiling tiling(torch::stable::empty({1, 1, 1, 1}));
   tiling.n = shape[0], tiling.channels = shape[1], tiling.height = shape[2];
   tiling.width = shape[3], tiling.tiles = (shape[1] + kChannels - 1) / kChannels;

@@ -9,6 +9,7 @@ import importlib
 import importlib.abc
 import importlib.machinery
 import importlib.util
+import logging
 import sys
 
 _COPY = "LabGym.detectron2"
@@ -30,6 +31,18 @@ class _AliasFinder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         module.__spec__ = module.__spec__.loader_state
 
 
+_make_record = logging.getLogRecordFactory()
+
+
+def _record_named_detectron2(*args, **kwargs):
+    """Log under the names that detectron2's modules have everywhere else."""
+    record = _make_record(*args, **kwargs)
+    if record.name and record.name.startswith(_COPY):  # logging.makeLogRecord has no name yet
+        record.name = "detectron2" + record.name.removeprefix(_COPY)
+    return record
+
+
+logging.setLogRecordFactory(_record_named_detectron2)
 sys.meta_path.insert(0, _AliasFinder())
 try:
     sys.modules[__name__] = importlib.import_module(_COPY)

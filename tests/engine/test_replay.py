@@ -8,9 +8,10 @@ import torch
 from builders import run_python, train
 
 from mrcnn_plugin.engine import MRCNNTrainer, NonFiniteError, replay
-from mrcnn_plugin.engine.nonfinite import StepRecorder
+from mrcnn_plugin.engine.replay import save_step
 from mrcnn_plugin.engine.rng import rng_state
 from mrcnn_plugin.engine.train_step import NonFiniteStep
+from mrcnn_plugin.errors import RunError
 
 
 def poison(trainer, iteration):
@@ -69,8 +70,8 @@ def test_one_command_reproduces_the_step(shapes_cfg):
     poison(trainer, iteration=0)
     with pytest.raises(NonFiniteError, match="none yet; it began from random weights") as error:
         trainer.train()
-    command = str(error.value).split("see it again: python ")[1].splitlines()[0].split()
-    done = run_python(*command)
+    command = str(error.value).split("compute it again: mrcnn ")[1].splitlines()[0].split()
+    done = run_python("-m", "mrcnn_plugin", *command)
     assert done.returncode == 1, done.stderr
     assert "not finite: loss_mask\nfirst module" in done.stdout
 
@@ -79,7 +80,7 @@ def test_nan_proposals_are_reported_as_well(shapes_cfg):
     """detectron2's RPN raises by itself, before there is a loss to look at."""
     trainer = MRCNNTrainer(cfg := shapes_cfg())
     trainer.model.proposal_generator.rpn_head.anchor_deltas.weight.data.fill_(float("nan"))
-    message = r"iteration 0: what the RPN predicts \(detectron2: Predicted boxes"
+    message = r"iteration 0: the prediction of the RPN \(detectron2: Predicted boxes"
     with pytest.raises(NonFiniteError, match=message):
         trainer.train()
     (file,) = Path(cfg.OUTPUT_DIR, "nonfinite").iterdir()
@@ -91,7 +92,7 @@ def test_a_step_that_does_not_fail_again(shapes_cfg):
     trainer = MRCNNTrainer(cfg)
     batch = next(iter(trainer.data_loader))
     step = NonFiniteStep("loss_mask", {}, batch, batch, rng_state(), iteration=7)
-    again = replay(StepRecorder(cfg, trainer.model).save(step))
+    again = replay(save_step(step, cfg, trainer.model))
     assert (again.iteration, again.what, again.module) == (7, None, None)
     assert len(again.losses) == 1 and len(again.losses[0]) == 5
 
@@ -99,3 +100,30 @@ def test_a_step_that_does_not_fail_again(shapes_cfg):
 def test_a_healthy_run_leaves_nothing(shapes_cfg):
     train(cfg := shapes_cfg())
     assert not Path(cfg.OUTPUT_DIR, "nonfinite").exists()
+
+
+def test_weights_that_do_not_fit_are_an_error(shapes_cfg):
+    """A renamed tensor would otherwise leave a random layer, and another step would be replayed."""
+    cfg = shapes_cfg()
+    trainer = MRCNNTrainer(cfg)
+    batch = next(iter(trainer.data_loader))
+    step = NonFiniteStep("loss_mask", {}, batch, batch, rng_state(), iteration=7)
+    file = save_step(step, cfg, trainer.model)
+    saved = torch.load(file, weights_only=False)
+    name = "roi_heads.mask_head.predictor.bias"
+    saved["model"]["renamed"] = saved["model"].pop(name)
+    torch.save(saved, file)
+    with pytest.raises(RunError, match=f"2 tensors are missing or unexpected, among them {name}"):
+        replay(file)
+
+
+@pytest.mark.parametrize("content", [None, b"no torch file", {"model": {}}])
+def test_a_file_that_is_no_saved_step_is_one_sentence(tmp_path, content):
+    file = tmp_path / "step.pth"
+    if isinstance(content, bytes):
+        file.write_bytes(content)
+    elif content is not None:
+        torch.save(content, file)
+    done = run_python("-m", "mrcnn_plugin", "replay", file)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert done.stderr.splitlines()[-1].startswith(f"mrcnn replay: '{file}' ")

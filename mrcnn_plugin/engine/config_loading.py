@@ -1,0 +1,132 @@
+"""Reads config files and `KEY VALUE` overrides, and explains the ones that cannot be read."""
+
+import ast
+import difflib
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import yaml
+from detectron2.config import CfgNode, get_cfg
+
+from ..config import add_mrcnn_config, config_leaves
+from ..config_file import get_config_file
+from ..errors import RunError
+
+
+def load_config(config_file: str | None = None, opts: Sequence[str] = ()) -> CfgNode:
+    """detectron2's defaults and this plugin's keys, then a config file, then overrides.
+
+    Args:
+        config_file: a path, or the name of a config that is installed with the package. None skips
+            the file.
+        opts: `KEY, VALUE, ...`.
+
+    Raises:
+        RunError: as `merge_config`.
+    """
+    cfg = get_cfg()
+    add_mrcnn_config(cfg)
+    if config_file is not None:
+        merge_config(cfg, file=find_config(config_file))
+    merge_config(cfg, opts=opts)
+    return cfg
+
+
+def find_config(name: str) -> str:
+    """The path `name`, if there is such a file, else the installed config of this name.
+
+    Raises:
+        RunError: there is neither.
+    """
+    if not name:
+        raise RunError("No --config-file is given. Pass a file or the name of an installed config.")
+    if "://" in name or Path(name).exists():
+        return name
+    if Path(name).name != name and not name.startswith("quick_schedules/"):
+        raise RunError(f"The config file '{name}' does not exist.")
+    return get_config_file(name)
+
+
+def merge_config(cfg: CfgNode, *, file: str | None = None, opts: Sequence[str] = ()) -> None:
+    """Merge a config file, or `KEY, VALUE, ...` overrides, into `cfg`.
+
+    An int is accepted for a float key. yaml tags that would run code are not accepted.
+
+    Raises:
+        RunError: the file cannot be read, or a key is unknown (with the nearest existing ones), or
+            a value has another type than the key.
+    """
+    check_overrides(opts)
+    source = " ".join(opts) if file is None else file
+    try:
+        if file is not None:
+            _merge_file(cfg, file)
+        cfg.merge_from_list(_ints_as_floats(cfg, opts))
+    except RecursionError as error:
+        raise RunError(f"{source}: the files named by _BASE_ include each other") from error
+    except (
+        *(AssertionError, AttributeError, KeyError, TypeError, ValueError),
+        *(OSError, yaml.YAMLError),
+    ) as error:
+        text = str(error.args[0]) if isinstance(error, KeyError) else str(error)
+        raise RunError(f"{source}: {text}{_nearest_keys(cfg, text)}") from error
+
+
+def check_overrides(opts: Sequence[str]) -> None:
+    """Check the shape of `KEY, VALUE, ...` as a user typed it.
+
+    Raises:
+        RunError: an option follows an override, or `KEY=VALUE` is written, or a value is missing.
+    """
+    flag = next((word for word in opts if str(word).startswith("--")), None)
+    if flag:
+        raise RunError(
+            f"{flag} comes after the override {opts[0]}. Options come first: put {flag} before it."
+        )
+    joined = next((word for word in opts[::2] if "=" in str(word)), None)
+    if joined:
+        key, _, value = joined.partition("=")
+        raise RunError(f"'{joined}' is not an override. Write it as two words: {key} {value}")
+    if len(opts) % 2:
+        raise RunError(f"The overrides must be a list of pairs KEY VALUE, got: {' '.join(opts)}")
+
+
+def _merge_file(cfg: CfgNode, file: str) -> None:
+    content = CfgNode.load_yaml_with_base(file, allow_unsafe=False)
+    if not isinstance(content, dict):
+        raise ValueError(f"expected keys and values, found {type(content).__name__}")
+    loaded = CfgNode(content)
+    if loaded.get("VERSION", cfg.VERSION) != cfg.VERSION:  # detectron2 upgrades it
+        cfg.merge_from_file(file, allow_unsafe=False)
+        return
+    floats = {key for key, value in config_leaves(cfg) if type(value) is float}
+    for key, value in config_leaves(loaded):
+        if key in floats and type(value) is int:
+            *parents, name = key.split(".")
+            node = loaded
+            for parent in parents:
+                node = node[parent]
+            node[name] = float(value)
+    cfg.merge_from_other_cfg(loaded)
+
+
+def _ints_as_floats(cfg: CfgNode, opts: Sequence) -> list:
+    values = dict(config_leaves(cfg))
+    ret = list(opts)
+    for index in range(0, len(ret), 2):
+        key, value = ret[index], ret[index + 1]
+        try:
+            number = ast.literal_eval(value) if isinstance(value, str) else value
+        except (ValueError, SyntaxError):
+            continue
+        if type(values.get(key)) is float and type(number) is int:
+            ret[index + 1] = float(number)
+    return ret
+
+
+def _nearest_keys(cfg: CfgNode, text: str) -> str:
+    unknown = re.search(r"Non-existent (?:config )?key: (\S+)", text)
+    keys = [key for key, _ in config_leaves(cfg)]
+    nearest = difflib.get_close_matches(unknown[1], keys, 2, 0.8) if unknown else []
+    return f"; did you mean {' or '.join(nearest)}?" if nearest else ""

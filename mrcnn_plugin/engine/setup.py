@@ -1,0 +1,87 @@
+"""Everything between the command line and the model: config, logging, datasets, checks."""
+
+import argparse
+import logging
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.utils import comm
+from detectron2.utils.collect_env import collect_env_info
+from detectron2.utils.env import seed_all_rng
+from detectron2.utils.file_io import PathManager
+
+from ..config import check_mrcnn_config
+from .config_loading import find_config, load_config, merge_config
+from .datasets import check_data, use_datasets
+from .learning_rate import LearningRate, fit_learning_rate
+from .logs import FILE_ONLY, start_logging
+from .options import check_training_options
+from .preflight import check_inputs, check_output_dir, check_start, use_available_device
+
+logger = logging.getLogger(__name__)
+
+
+def setup(args: argparse.Namespace) -> CfgNode:
+    """The frozen config of a run, whose inputs have been checked and whose logging has started.
+
+    In order: config file, overrides, output folder, logging, learning rate, device, datasets,
+    random seed, checks of the options, weights and data.
+
+    Args:
+        args: of `cli.train.argument_parser`.
+
+    Raises:
+        RunError: the run cannot start.
+    """
+    training = not args.eval_only
+    args.config_file = find_config(args.config_file)
+    cfg = load_config(args.config_file)
+    reference = LearningRate.of(cfg)
+    merge_config(cfg, opts=args.opts)
+    check_output_dir(cfg.OUTPUT_DIR)
+    start_logging(cfg.OUTPUT_DIR)
+
+    if training:
+        fit_learning_rate(cfg, reference, scale=args.auto_scale_lr)
+    use_available_device(cfg)
+    check_mrcnn_config(cfg)
+    use_datasets(cfg, args)
+    cfg.freeze()
+    _log_and_seed(cfg, args)
+    if training:
+        check_training_options(cfg)
+    check_inputs(cfg, training=training)
+    check_start(cfg, training=training, resume=args.resume)
+    check_data(cfg, training=training)
+    return cfg
+
+
+def _log_and_seed(cfg: CfgNode, args: argparse.Namespace) -> None:
+    """What detectron2's `default_setup` does, with the long texts in `log.txt` only."""
+    rank = comm.get_rank()
+    logger.info(_summary(cfg, training=not args.eval_only))
+    logger.info("Environment info:\n" + collect_env_info(), extra=FILE_ONLY)
+    logger.info(f"Command line arguments: {args}", extra=FILE_ONLY)
+    logger.info(f"Running with full config:\n{cfg.dump()}", extra=FILE_ONLY)
+    if comm.is_main_process():
+        path = f"{cfg.OUTPUT_DIR}/config.yaml"
+        with PathManager.open(path, "w") as file:
+            file.write(cfg.dump())
+        logger.info(f"The full config is in {path}; it and the model are logged in log.txt there")
+    # Every process draws other random numbers, the same ones in every run with a seed.
+    seed_all_rng(None if cfg.SEED < 0 else cfg.SEED + rank)
+    if not args.eval_only:
+        torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK
+
+
+def _summary(cfg: CfgNode, *, training: bool) -> str:
+    test = f"evaluating on {', '.join(cfg.DATASETS.TEST) or 'nothing'}"
+    weights = f"weights: {cfg.MODEL.WEIGHTS or 'random'}"
+    where = f"{cfg.MODEL.DEVICE}, World size: {comm.get_world_size()}, torch {torch.__version__}"
+    if not training:
+        return f"{test.capitalize()}; {weights}; {where}"
+    return (
+        f"Training on {', '.join(cfg.DATASETS.TRAIN)}, {test}; {cfg.SOLVER.MAX_ITER} iterations of "
+        f"{cfg.SOLVER.IMS_PER_BATCH} images, base learning rate {cfg.SOLVER.BASE_LR:g}; {weights}; "
+        f"{where}"
+    )

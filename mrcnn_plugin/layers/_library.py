@@ -1,0 +1,59 @@
+"""Loads the compiled ops, and holds what they share towards PyTorch: shapes and layouts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+
+def _load_library() -> None:
+    libraries = sorted(Path(__file__).parents[1].glob("_C*.so"))
+    fix = "Run `pip install --no-build-isolation -e .` or `make setup` in the checkout."
+    if not libraries:
+        raise ImportError(
+            f"mrcnn_plugin's compiled library (mrcnn_plugin/_C*.so) is missing. {fix}"
+        )
+    try:
+        torch.ops.load_library(libraries[0])
+    except OSError as error:
+        raise ImportError(
+            f"mrcnn_plugin's compiled library does not load with torch {torch.__version__} "
+            f"({error}). To rebuild it: {fix}"
+        ) from error
+
+
+_load_library()
+
+
+def empty_maps(like: Tensor, shape: Sequence[int]) -> Tensor:
+    """Maps (N, C, H, W) of the dtype and device of `like`, channels-last if it is."""
+    return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=_layout(like))
+
+
+def empty_result(
+    features: Tensor, rois: Tensor, height: int, width: int, mode: str, bin_stride: int
+) -> tuple[Tensor, Tensor]:
+    """Output and argmax of the forward ops, for maps laid out as `features`."""
+    bins = [(size - 1) // bin_stride + 1 for size in (height, width)]
+    output = empty_maps(features, (rois.shape[0], features.shape[1], *bins))
+    if mode == "max":
+        layout = _layout(features)
+        return output, torch.empty_like(output, dtype=torch.int32, memory_format=layout)
+    return output, features.new_empty((0,), dtype=torch.int32)
+
+
+def no_double_backward(ctx, *_grads):
+    """The backward of the backward ops."""
+    raise RuntimeError("mrcnn_plugin.roi_align cannot be differentiated twice")
+
+
+def _layout(like: Tensor) -> torch.memory_format:
+    channels_last = like.is_contiguous(memory_format=torch.channels_last)
+    return (
+        torch.channels_last
+        if channels_last and not like.is_contiguous()
+        else torch.contiguous_format
+    )

@@ -1,0 +1,158 @@
+"""The memory of RoIAlign on the CPU: its results are ordinary tensors, and it needs little else."""
+
+import copy
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from builders import ROOT
+from torch.utils.data import DataLoader, Dataset
+
+from mrcnn_plugin.layers.roi_align import roi_align
+
+MEGABYTE = 1 << 20
+CHANNELS = 1024  # 7 x 7 bins of this many float32 channels are 0.19 MiB per RoI
+LARGE = 40  # MiB: more than kLargeResult in csrc/cpu/passes.h
+needs_linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+
+
+def pool(megabytes, value=1.0, channels_last=False):
+    """Return a result of at least this size in which every element is `value`."""
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    features = torch.full((1, CHANNELS, 8, 8), float(value)).to(memory_format=layout)
+    count = -(-megabytes * MEGABYTE // (4 * CHANNELS * 49))
+    rois = torch.tensor([[0.0, 1, 1, 7, 7]]).repeat(count, 1)
+    return roi_align(features, rois, 7)
+
+
+def run(code):
+    """Run `code` in a new process and return what it prints."""
+    process = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert process.returncode == 0, process.stderr
+    return process.stdout
+
+
+# ---- Results -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("megabytes", [1, LARGE])
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_a_result_is_an_ordinary_tensor(megabytes, channels_last, tmp_path):
+    result = pool(megabytes, 3, channels_last)
+    assert result.is_contiguous(memory_format=torch.channels_last) == channels_last
+    assert result.data_ptr() % 64 == 0
+    assert result.untyped_storage().nbytes() == 4 * result.numel()
+    torch.save(result, tmp_path / "result.pt")
+    others = (torch.load(tmp_path / "result.pt"), copy.deepcopy(result), result.share_memory_())
+    assert all((other == 3).all() for other in others)
+    assert result.is_shared()
+
+
+@pytest.mark.parametrize("megabytes", [1, LARGE])
+def test_a_result_can_be_resized(megabytes):
+    rois = len(pool(megabytes))
+    result = pool(megabytes, 3).resize_(2 * rois, CHANNELS, 7, 7)
+    assert result.shape[0] == 2 * rois
+    assert (result[:rois] == 3).all()
+
+
+def test_large_gradients_are_right():
+    features = torch.ones(1, 64, 400, 400, requires_grad=True)  # 41 MB
+    rois = torch.tensor([[0.0, 0, 0, 400, 400]])
+    roi_align(features, rois, 1, sampling_ratio=1).sum().backward()
+    assert features.grad.sum() == 64  # the weights of a sample sum to one in each channel
+    assert features.grad.resize_(1, 64, 500, 400).shape[2] == 500
+
+
+class Pooled(Dataset):
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, i):
+        return pool(LARGE, float(i))
+
+
+def test_workers_send_large_results():
+    pool(LARGE)
+    loader = DataLoader(
+        Pooled(), batch_size=None, num_workers=2, worker_init_fn=lambda _: torch.set_num_threads(1)
+    )
+    assert all((result == i).all() for i, result in enumerate(loader))
+
+
+# ---- Limits --------------------------------------------------------------------------------------
+
+
+def test_a_size_that_overflows_is_an_error_and_not_a_crash():
+    for size in ((2**24, 2**38 + 1), (2**31, 2**31), (2**20, 2**20)):
+        with pytest.raises(RuntimeError):
+            roi_align(torch.zeros(1, 1, 3, 3), torch.tensor([[0.0, 0, 0, 2, 2]]), size)
+
+
+@needs_linux
+def test_a_result_larger_than_memory_is_an_error_and_bad_rois_are_found_first():
+    printed = run("""
+import resource, torch
+from pathlib import Path
+from mrcnn_plugin.layers.roi_align import roi_align
+
+used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + (400 << 20),) * 2)
+rois = torch.tensor([[0.0, 1, 1, 7, 7]]).repeat(5000, 1)  # 14 x 14 bins of these have 3.8 GB
+for index in (0.0, 1.0):
+    rois[-1, 0] = index
+    try:
+        roi_align(torch.zeros(1, 1024, 8, 8), rois, 14)
+    except RuntimeError as error:
+        print(str(error).splitlines()[0])
+print(roi_align(torch.ones(1, 1, 8, 8), rois[:1], 1).item())
+""").splitlines()
+    assert "memory" in printed[0]
+    assert "the batch index of rois[4999] is 1" in printed[1]
+    assert printed[2] == "1.0"
+
+
+@needs_linux
+@pytest.mark.parametrize(
+    "channels, side, packed",
+    [
+        (512, 200, 78),
+        (9, 1000, 128),  # as 32 channels, and the plan
+    ],
+)
+def test_a_call_needs_at_most_one_copy_of_the_features(channels, side, packed):
+    features, output = (n * channels * 4 / MEGABYTE for n in (side * side, 400 * 49))
+    code = """
+import re, torch
+from pathlib import Path
+from mrcnn_plugin.layers.roi_align import roi_align
+
+def peak():
+    return int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]) / 1024
+
+generator = torch.Generator().manual_seed(0)
+features = torch.randn(1, channels, side, side, requires_grad=True)
+corner = torch.rand(400, 2, generator=generator) * 100
+rois = torch.cat([torch.zeros(400, 1), corner, corner + 20 + 80 * torch.rand(400, 2)], 1)
+rois *= side / 200
+roi_align(features[:, :32], rois, 7).sum().backward()
+features.grad = None
+grad = torch.ones(400, channels, 7, 7)
+Path("/proc/self/clear_refs").write_text("5")  # VmHWM is VmRSS again
+before = peak()
+output = roi_align(features, rois, 7)
+forward = peak() - before
+(result,) = torch.autograd.grad(output, features, grad)
+print(forward, peak() - before)
+"""
+    forward, both = map(float, run(f"channels, side = {channels}, {side}\n{code}").split())
+    assert output <= forward <= output + packed
+    assert output + features <= both <= output + features + packed
