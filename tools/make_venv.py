@@ -1,8 +1,11 @@
 #!/usr/bin/env python3
-"""`make setup`: .venv with torch, detectron2 and the compiled op. Run again, it does what changed.
+"""`make setup` creates .venv with torch, detectron2 and the compiled op.
 
-Environment: DETECTRON2=path of an official detectron2 checkout (default: the copy on PyPI),
-FORCE_CUDA=1 or 0 (default: CUDA kernels when nvcc is there and torch has CUDA).
+Running it again repeats only the steps whose inputs have changed.
+
+Environment: DETECTRON2=path of an official detectron2 checkout, or DETECTRON2= for the copy on PyPI
+(default: the choice of the last set-up, at first the copy). FORCE_CUDA=1 or 0 (default: build the
+CUDA kernels if there is an nvcc and torch supports CUDA).
 """
 
 import hashlib
@@ -11,7 +14,7 @@ import os
 import shutil
 import subprocess
 import sys
-import threading
+import sysconfig
 import time
 from pathlib import Path
 
@@ -20,6 +23,7 @@ VENV = ROOT / ".venv"
 PYTHON = VENV / "bin/python"
 LOG = VENV / "setup.log"
 GIGABYTES_NEEDED = 8  # 5 for the environment, the rest while pip unpacks
+DETECTRON2_CHOICE = ".detectron2_choice"  # in VENV: the checkout that is installed, or nothing
 
 
 def fail(sentence):
@@ -27,18 +31,18 @@ def fail(sentence):
 
 
 def check_machine():
-    """Stop with one sentence when something is missing that the set-up cannot bring."""
+    """Stop with one sentence if the machine lacks something that pip cannot install."""
     version = sys.version_info[:2]
     if not (3, 10) <= version <= (3, 13):
         fail(
-            f"this is Python {version[0]}.{version[1]}, torch 2.11 with detectron2 needs 3.10 to "
-            "3.13: run `make setup PYTHON=python3.12`, say"
+            f"this is Python {version[0]}.{version[1]}, but torch 2.11 and detectron2 need 3.10 "
+            "to 3.13. Run for example `make setup PYTHON=python3.12`"
         )
     if importlib.util.find_spec("venv") is None or importlib.util.find_spec("ensurepip") is None:
         fail("this Python cannot make virtual environments: apt-get install python3-venv")
     if not (os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++")):
         fail("there is no C++ compiler to build RoIAlign with: apt-get install g++")
-    if not (Path(_include_dir()) / "Python.h").exists():
+    if not (Path(sysconfig.get_paths()["include"]) / "Python.h").exists():
         fail(
             "Python.h is missing, which pip compiles dependencies with: apt-get install python3-dev"
         )
@@ -47,43 +51,22 @@ def check_machine():
         fail(f"{free:.1f} GB are free here, {GIGABYTES_NEEDED} GB are needed for the environment")
 
 
-def _include_dir():
-    import sysconfig
-
-    return sysconfig.get_paths()["include"]
-
-
-def run(what, *command, env=None):
-    """Run a long step: its output goes to setup.log, its last line and the time to the screen."""
+def run(what, *command):
+    """Run a long step. Its output goes to setup.log, and to the screen only if it fails."""
     started = time.time()
-    print(f"setup: {what} ...", flush=True)
+    print(f"setup: {what} ... (output: {LOG.relative_to(ROOT)})", flush=True)
     with open(LOG, "ab") as log:
         log.write(f"\n$ {' '.join(map(str, command))}\n".encode())
         log.flush()
-        process = subprocess.Popen(
-            [str(c) for c in command], cwd=ROOT, env=env, stdout=log, stderr=subprocess.STDOUT
-        )
-        done = threading.Event()
-        ticker = threading.Thread(target=_tick, args=(done, started), daemon=True)
-        ticker.start()
-        code = process.wait()
-        done.set()
-        ticker.join()
+        code = subprocess.run(map(str, command), cwd=ROOT, stdout=log, stderr=log).returncode
     if code != 0:
         print("".join(LOG.read_text(errors="replace").splitlines(keepends=True)[-25:]))
-        fail(f"'{what}' failed (above: the end of {LOG.relative_to(ROOT)})")
-    print(f"setup: {what}: done in {time.time() - started:.0f} s", flush=True)
-
-
-def _tick(done, started):
-    while not done.wait(10):
-        lines = LOG.read_text(errors="replace").strip().splitlines()
-        last = lines[-1].strip()[:90] if lines else ""
-        print(f"  {time.time() - started:4.0f} s  {last}", flush=True)
+        fail(f"'{what}' failed; the end of {LOG.relative_to(ROOT)} is above")
+    print(f"setup: done in {time.time() - started:.0f} s", flush=True)
 
 
 def digest(*paths, extra=""):
-    """A fingerprint of files (and words) that a step depends on."""
+    """A fingerprint of the files and words that a step depends on."""
     fingerprint = hashlib.sha256(extra.encode())
     for path in sorted(paths):
         fingerprint.update(path.read_bytes())
@@ -91,7 +74,7 @@ def digest(*paths, extra=""):
 
 
 def once(name, fingerprint, step):
-    """Run `step` unless it has run to its end with the same fingerprint."""
+    """Run `step` unless it has succeeded before with the same fingerprint."""
     stamp = VENV / f".{name}"
     if stamp.exists() and stamp.read_text() == fingerprint:
         return
@@ -108,40 +91,45 @@ def make_venv():
 
 
 def pip(what, *arguments):
-    run(what, PYTHON, "-m", "pip", "install", "--disable-pip-version-check", *arguments)
+    run(what, PYTHON, "-m", "pip", "--disable-pip-version-check", *arguments)
 
 
 def site_packages():
     return next((VENV / "lib").glob("python3.*/site-packages"))
 
 
-def install_detectron2():
-    """The checkout that DETECTRON2 names, else the PyPI copy with its alias."""
-    checkout = os.environ.get("DETECTRON2")
+def detectron2_checkout():
+    """The checkout to install, or "" for the PyPI copy: given now, or chosen at the last set-up."""
+    given = os.environ.get("DETECTRON2")
+    if given is not None:
+        return str(Path(given).resolve()) if given else ""
+    choice = VENV / DETECTRON2_CHOICE
+    return choice.read_text() if choice.exists() else ""
+
+
+def install_detectron2(checkout):
+    """Install a checkout, or the PyPI copy and its alias."""
     alias = site_packages() / "detectron2_pypi.pth"
-    alias.unlink(missing_ok=True)
     if checkout:
         if not Path(checkout, "detectron2/__init__.py").exists():
             fail(f"DETECTRON2={checkout} is not a detectron2 checkout (no detectron2/__init__.py)")
-        pip(
-            f"installing detectron2 from {checkout} (compiles its C++; 10 to 20 minutes)",
-            "--no-build-isolation",
-            "--no-deps",
-            checkout,
-        )
-        return
-    pip(
-        "installing detectron2 (the copy in LabGym 3.1.2 on PyPI)",
-        "--no-deps",
-        "--ignore-requires-python",
-        "LabGym==3.1.2",
-    )
-    alias.write_text(f"{ROOT / 'tools/detectron2_pypi'}\n")
+        what = f"installing detectron2 from {checkout} (compiles its C++; 10 to 20 minutes)"
+        alias.unlink(missing_ok=True)
+        pip(what, "install", "--no-build-isolation", "--no-deps", checkout)
+        (VENV / DETECTRON2_CHOICE).write_text(checkout)
+    else:
+        if (VENV / DETECTRON2_CHOICE).exists():
+            pip("removing the other detectron2", "uninstall", "--yes", "detectron2")
+        what = "installing detectron2 (the copy in LabGym 3.1.2 on PyPI)"
+        pip(what, "install", "--no-deps", "--ignore-requires-python", "LabGym==3.1.2")
+        alias.write_text(f"{ROOT / 'tools/detectron2_pypi'}\n")
+        (VENV / DETECTRON2_CHOICE).unlink(missing_ok=True)
 
 
 def install_plugin():
     pip(
         "compiling RoIAlign and installing mrcnn_plugin",
+        "install",
         "--no-build-isolation",
         "--no-deps",
         "--editable",
@@ -157,15 +145,17 @@ def main():
         "requirements",
         digest(requirements),
         lambda: pip(
-            "installing torch 2.11 and the dependencies (5 GB on disk; a minute or many)",
+            "installing torch 2.11 and the dependencies (5 GB; can take minutes)",
+            "install",
             "-r",
             requirements,
         ),
     )
+    checkout = detectron2_checkout()
     once(
         "detectron2",
-        digest(requirements, extra=os.environ.get("DETECTRON2", "")),
-        install_detectron2,
+        digest(requirements, extra=checkout),
+        lambda: install_detectron2(checkout),
     )
     sources = [
         *sorted(p for p in (ROOT / "csrc").rglob("*") if p.is_file()),

@@ -1,84 +1,105 @@
-#!/usr/bin/env python3
-"""Convert weight files to this plugin's models, or one of its checkpoints to detectron2's own C4.
+"""mrcnn weights: convert weight files to this plugin's models, or back to detectron2's C4 model.
 
-    convert_weights.py --config-file configs/mask_rcnn_R101_C4.yaml model_final_a2914c.pkl out.pth
-    convert_weights.py --config-file configs/mask_rcnn_R101_C4.yaml --backbone resnet101.pth out.pth
-    convert_weights.py --config-file CONFIG --to-detectron2 output/model_final.pth stock.pth
+examples:
+  mrcnn weights --config-file mask_rcnn_R101_C4.yaml model_final_a2914c.pkl out.pth
+  mrcnn weights --config-file mask_rcnn_R101_C4.yaml --backbone resnet101.pth out.pth
+  mrcnn weights --config-file CONFIG --to-detectron2 output/model_final.pth stock.pth
 
-The input may be a Model Zoo file, a checkpoint, torchvision's resnet50/101, a Detectron (Caffe2)
-pickle or MSRA's ImageNet nets. It fails when a tensor that the model needs is missing.
+The input is a Model Zoo file, a checkpoint, torchvision's resnet50 or resnet101, a Detectron
+(Caffe2) pickle or one of MSRA's ImageNet nets. A tensor that the model needs and the input lacks
+is an error.
 """
 
 import argparse
-import sys
+from collections.abc import Mapping, Sequence
 
 import torch
-from detectron2.config import get_cfg
 from detectron2.modeling import build_model
+from torch import Tensor, nn
 
-from mrcnn_plugin import add_mrcnn_config
-from mrcnn_plugin.checkpoint.weights import (
+from ..checkpoint.weights import (
     TORCHVISION_CONFIG,
     check_fit,
     read_weights,
     to_detectron2,
     to_mrcnn,
 )
+from ..engine import load_config
+from ..errors import RunError
 
 
-def parse():
+def argument_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="mrcnn weights",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--config-file", required=True, help="the model that the weights are for")
+    parser.add_argument(
+        "--config-file",
+        required=True,
+        help="config of the model that the weights are for: a file or the name of an installed one",
+    )
     direction = parser.add_mutually_exclusive_group()
     direction.add_argument(
-        "--backbone", action="store_true", help="the input is an ImageNet net: backbone and res5"
+        "--backbone",
+        action="store_true",
+        help="the input is an ImageNet net: it fills the backbone and res5 only",
     )
     direction.add_argument(
         "--to-detectron2", action="store_true", help="write k RPN scores, for detectron2's head"
     )
-    parser.add_argument("input")
-    parser.add_argument("output", help="a .pth file for MODEL.WEIGHTS")
+    parser.add_argument("input", help="the file to convert")
+    parser.add_argument("output", help="the .pth file to write, for MODEL.WEIGHTS")
     parser.add_argument("opts", nargs="*", help="KEY VALUE overrides of the config")
-    return parser.parse_args()
+    return parser
 
 
-def target_model(args):
-    """The model of the config; with --to-detectron2 the same with detectron2's RPN head."""
-    cfg = get_cfg()
-    add_mrcnn_config(cfg)
-    cfg.merge_from_file(args.config_file)
-    cfg.merge_from_list([*args.opts, "MODEL.DEVICE", "cpu"])
+def target_model(args: argparse.Namespace) -> tuple[nn.Module, bool]:
+    """The model to convert to, and whether its RPN has 2k scores."""
+    cfg = load_config(args.config_file, [*args.opts, "MODEL.DEVICE", "cpu"])
     if args.to_detectron2:
         cfg.MODEL.RPN.HEAD_NAME = "StandardRPNHead"
     return build_model(cfg), cfg.MODEL.RPN.HEAD_NAME == "MRCNNRPNHead"
 
 
-def main():
-    args = parse()
+def read_input(path: str) -> Mapping[str, Tensor]:
+    """The weights in a file.
+
+    Raises:
+        RunError: the file does not exist or is not a weight file.
+    """
+    try:
+        return read_weights(path)
+    except OSError as error:
+        raise RunError(f"{path} cannot be read: {error.strerror}") from error
+    except RunError:
+        raise
+    except Exception as error:  # whatever the first bytes of a damaged file happen to mean
+        raise RunError(  # torch's own message advises weights_only=False
+            f"{path} is not a weight file. Expected a .pkl file or a file of torch.save"
+        ) from error
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = argument_parser().parse_args(argv)
+    weights = read_input(args.input)
     model, has_2k_scores = target_model(args)
-    weights = read_weights(args.input)
     weights = to_mrcnn(weights) if has_2k_scores else to_detectron2(weights)
     fit = check_fit(weights, model, backbone_alone=args.backbone)
 
     kept = {name: weights[name] for name in fit.matched}
-    torch.save({"model": kept, "__author__": "mrcnn_plugin"}, args.output)
+    try:
+        torch.save({"model": kept, "__author__": "mrcnn_plugin"}, args.output)
+    except (OSError, RuntimeError) as error:
+        raise RunError(f"{args.output} cannot be written: {error}") from error
     print(f"{len(fit.matched)} tensors matched and were written to {args.output}")
     if fit.missing:
         print(f"{len(fit.missing)} of the model are not in the file: {_some(fit.missing)}")
     if fit.left:
-        print(f"{len(fit.left)} of the file have no place in the model: {_some(fit.left)}")
+        print(f"{len(fit.left)} of the file are not in the model: {_some(fit.left)}")
     if args.backbone and "backbone.stem.conv1.norm.running_mean" in fit.matched:
-        print(f"A torchvision net wants these lines in the config:\n{TORCHVISION_CONFIG}")
+        print(f"A torchvision net needs these lines in the config:\n{TORCHVISION_CONFIG}")
 
 
-def _some(names):
+def _some(names: list[str]) -> str:
     return ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
-
-
-if __name__ == "__main__":
-    try:
-        main()
-    except (ValueError, FileNotFoundError) as error:
-        sys.exit(f"convert_weights.py: {error}")

@@ -8,8 +8,7 @@ from .learning_rate import LearningRate, fit_learning_rate
 from .logs import start_logging
 from .options import check_training_options
 from .preflight import check_inputs, use_available_device
-from .replay import NonFiniteError, replay
-from .setup import setup
+from .replay import NonFiniteError
 from .trainer import MRCNNTrainer
 
 __all__ = [
@@ -24,8 +23,6 @@ __all__ = [
     "fit_learning_rate",
     "load_config",
     "merge_config",
-    "replay",
-    "setup",
     "start_logging",
     "use_available_device",
     "use_datasets",

@@ -1,5 +1,6 @@
 """Every mistake on the command line or in a config is one sentence before the first iteration."""
 
+import importlib
 import importlib.util
 import re
 import sys
@@ -9,6 +10,7 @@ import torch
 from builders import ROOT, run_python
 
 from mrcnn_command import SUBCOMMANDS
+from mrcnn_plugin.cli import weights
 from mrcnn_plugin.cli.train import argument_parser
 from mrcnn_plugin.engine import setup
 from mrcnn_plugin.errors import RunError
@@ -161,6 +163,19 @@ def test_openmp_is_set_before_torch_is_imported():
     assert run_python("-c", code).stdout == "True False\n"
 
 
-def test_help_of_train_has_an_example():
-    text = argument_parser().format_help()
-    assert "mrcnn train --config-file mask_rcnn_R101_C4.yaml" in text and "--auto-scale-lr" in text
+@pytest.mark.parametrize("name", ["text.pth", "text.pkl", "gone.pth"])
+def test_weights_of_a_file_that_holds_none(tmp_path, name):
+    for file in ("text.pth", "text.pkl"):
+        (tmp_path / file).write_text("these are no weights")
+    arguments = ["--config-file", "mask_rcnn_R50_C4.yaml", tmp_path / name, tmp_path / "out.pth"]
+    with pytest.raises(RunError, match=rf"{name} (is not a weight file|cannot be read)") as error:
+        weights.main([str(a) for a in arguments])
+    assert "weights_only" not in str(error.value) and not (tmp_path / "out.pth").exists()
+
+
+@pytest.mark.parametrize("name", sorted(SUBCOMMANDS))
+def test_every_subcommand_has_an_example(name, capsys):
+    module = importlib.import_module(f"mrcnn_plugin.cli.{name}")
+    with pytest.raises(SystemExit) as stop:
+        module.main(["--help"])
+    assert stop.value.code == 0 and f"mrcnn {name} " in capsys.readouterr().out

@@ -5,7 +5,8 @@ from builders import CONFIGS
 from detectron2.config import get_cfg
 
 from mrcnn_plugin.cli.train import argument_parser
-from mrcnn_plugin.engine import LearningRate, fit_learning_rate, setup
+from mrcnn_plugin.engine import LearningRate, fit_learning_rate
+from mrcnn_plugin.engine.setup import setup
 from mrcnn_plugin.errors import RunError
 
 PAPER = LearningRate(base_lr=0.02, ims_per_batch=16)

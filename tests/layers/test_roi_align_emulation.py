@@ -39,7 +39,7 @@ GRIDS = [(0, True, 1), (2, False, 3), (3, True, 2), (40, True, 1)]
 # have to wait for; the card's, but those that need both devices or what only a card has.
 FILES = [f"test_{name}.py" for name in ("roi_align", "roi_align_errors", "roi_align_cuda")]
 FILES += ["test_multiscale_roi_align.py"]
-CPU_ALONE = "opcheck or compile or missing_library or out_of_range or refuses_wrong_shapes"
+CPU_ALONE = "opcheck or compile or missing_library or out_of_range or rejects_wrong_shapes"
 CARD_ALONE = "equals_cpu or hostile_boxes or stream or graph or autocast or another_device"
 LEFT_OUT = f"{CPU_ALONE} or cuda_equals_cpu or (test_roi_align_cuda and ({CARD_ALONE}))"
 

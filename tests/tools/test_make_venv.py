@@ -1,4 +1,4 @@
-"""`make setup`: what a machine lacks is one sentence; a step runs again only when it must."""
+"""`make setup` names what a machine lacks, and repeats only the steps that changed."""
 
 import importlib.util
 import re
@@ -66,10 +66,43 @@ def test_no_venv_module(setup_script, monkeypatch):
     assert "python3-venv" in sentence_of(setup_script.check_machine)
 
 
-def test_detectron2_must_be_a_checkout(setup_script, monkeypatch, tmp_path):
-    monkeypatch.setenv("DETECTRON2", str(tmp_path))
+@pytest.fixture
+def installs(setup_script, monkeypatch, tmp_path):
+    """`installs(DETECTRON2)` runs the step of `make setup`; returns the arguments of each pip."""
     monkeypatch.setattr(setup_script, "site_packages", lambda: tmp_path)
-    assert "is not a detectron2 checkout" in sentence_of(setup_script.install_detectron2)
+    called = []
+    monkeypatch.setattr(setup_script, "pip", lambda what, *arguments: called.append(arguments))
+
+    def install(detectron2=None):
+        called.clear()
+        monkeypatch.delenv("DETECTRON2", raising=False)
+        if detectron2 is not None:
+            monkeypatch.setenv("DETECTRON2", str(detectron2))
+        checkout = setup_script.detectron2_checkout()
+        setup_script.once("detectron2", checkout, lambda: setup_script.install_detectron2(checkout))
+        return list(called)
+
+    return install
+
+
+def test_detectron2_must_be_a_checkout(installs, tmp_path):
+    assert "is not a detectron2 checkout" in sentence_of(lambda: installs(tmp_path))
+
+
+def test_a_chosen_checkout_is_kept_until_another_choice(installs, tmp_path):
+    """A plain `make setup`, which `make test` runs, must not install the PyPI copy next to it."""
+    (tmp_path / "checkout/detectron2").mkdir(parents=True)
+    (tmp_path / "checkout/detectron2/__init__.py").touch()
+    alias = tmp_path / "detectron2_pypi.pth"
+
+    (copy,) = installs()
+    assert "LabGym==3.1.2" in copy and alias.exists()
+    (official,) = installs(tmp_path / "checkout")
+    assert official[-1] == str(tmp_path / "checkout") and not alias.exists()
+    assert installs() == [] and not alias.exists()
+    removed, copy = installs("")
+    assert removed[0] == "uninstall" and "LabGym==3.1.2" in copy and alias.exists()
+    assert installs() == []
 
 
 def test_a_step_runs_once_per_fingerprint_and_again_after_a_failure(setup_script):
