@@ -7,8 +7,8 @@ NATIVE = $(shell find csrc tests/layers -name '*.h' -o -name '*.inc' -o -name '*
 .PHONY: demo test test-slow test-all setup lint format clean
 
 demo: setup   ## train, evaluate and draw a small Mask R-CNN on drawn shapes
-	.venv/bin/python train_net.py --config-file configs/mask_rcnn_shapes_C4.yaml
-	.venv/bin/python tools/draw_demo.py output/shapes
+	.venv/bin/python -m mrcnn_plugin train --config-file configs/mask_rcnn_shapes_C4.yaml
+	.venv/bin/python -m mrcnn_plugin report output/shapes --image output/shapes/demo.png
 
 test: setup   ## every test that is not slow
 	$(PYTEST) -m "not slow" tests
