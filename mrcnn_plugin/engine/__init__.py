@@ -8,7 +8,12 @@ from .learning_rate import LearningRate, fit_learning_rate
 from .logs import start_logging
 from .options import check_training_options
 from .preflight import check_inputs, use_available_device
+<<<<<<< HEAD
 from .replay import NonFiniteError
+=======
+from .replay import NonFiniteError, replay
+from .setup import log_and_seed, setup
+>>>>>>> w-cli
 from .trainer import MRCNNTrainer
 
 __all__ = [
@@ -22,6 +27,7 @@ __all__ = [
     "check_training_options",
     "fit_learning_rate",
     "load_config",
+    "log_and_seed",
     "merge_config",
     "start_logging",
     "use_available_device",
