@@ -8,12 +8,8 @@ from .learning_rate import LearningRate, fit_learning_rate
 from .logs import start_logging
 from .options import check_training_options
 from .preflight import check_inputs, use_available_device
-<<<<<<< HEAD
 from .replay import NonFiniteError
-=======
-from .replay import NonFiniteError, replay
-from .setup import log_and_seed, setup
->>>>>>> w-cli
+from .setup import log_and_seed
 from .trainer import MRCNNTrainer
 
 __all__ = [
