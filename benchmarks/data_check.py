@@ -62,7 +62,7 @@ def main():
         start = time.perf_counter()
         content = read_coco_json(str(json_file))
         read = time.perf_counter() - start
-        findings = Findings("synthetic", mend=True)
+        findings = Findings("synthetic")
         start = time.perf_counter()
         check_content(content, findings, str(Path(folder, "images")))
         checked = time.perf_counter() - start

@@ -87,7 +87,7 @@ def tame_random_weights(model: torch.nn.Module) -> None:
 
 
 def forget(*names: str) -> None:
-    """Undo the registration of data sets."""
+    """Undo the registration of datasets."""
     for name in names:
         DatasetCatalog.remove(name)
         MetadataCatalog.remove(name)
@@ -108,7 +108,7 @@ def read_metrics(cfg: CfgNode) -> list[dict]:
 
 
 def perfect_predictions(name: str) -> tuple[list[dict], list[dict]]:
-    """(inputs, outputs) of a model that answers with the ground truth of a registered data set."""
+    """(inputs, outputs) of a model that answers with the ground truth of a registered dataset."""
     inputs, outputs = [], []
     for image in DatasetCatalog.get(name):
         size = image["height"], image["width"]
@@ -126,7 +126,7 @@ def perfect_predictions(name: str) -> tuple[list[dict], list[dict]]:
 
 
 def evaluate(name: str, predictions: tuple[list[dict], list[dict]], output_dir: Path) -> dict:
-    """COCO's numbers of (inputs, outputs) on a registered data set."""
+    """COCO's numbers of (inputs, outputs) on a registered dataset."""
     evaluator = AnalysingCOCOEvaluator(name, output_dir=str(output_dir), distributed=False)
     evaluator.reset()
     evaluator.process(*predictions)
