@@ -12,10 +12,10 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from mrcnn_plugin.data.problems import Findings
 
 from mrcnn_plugin.data.check import check_content
 from mrcnn_plugin.data.coco_file import read_coco_json
+from mrcnn_plugin.data.findings import Findings
 
 HEIGHT, WIDTH = 480, 640
 
