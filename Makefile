@@ -1,18 +1,23 @@
 # `make demo` and `make test` install everything they need; see tools/make_venv.py.
 PYTHON ?= python3
+# A process per core, each with one thread.
+PYTEST = OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n auto
 NATIVE = $(shell find csrc tests/layers -name '*.h' -o -name '*.inc' -o -name '*.cpp' -o -name '*.cu*')
 
-.PHONY: demo test test-all setup lint format clean
+.PHONY: demo test test-slow test-all setup lint format clean
 
 demo: setup   ## train, evaluate and draw a small Mask R-CNN on drawn shapes
-	.venv/bin/python train_net.py --config-file configs/mask_rcnn_shapes_C4.yaml
-	.venv/bin/python tools/draw_demo.py output/shapes
+	.venv/bin/python -m mrcnn_plugin train --config-file configs/mask_rcnn_shapes_C4.yaml
+	.venv/bin/python -m mrcnn_plugin report output/shapes --image output/shapes/demo.png
 
-test: setup   ## all tests but the slow ones
-	.venv/bin/python -m pytest -m "not slow" tests
+test: setup   ## every test that is not slow
+	$(PYTEST) -m "not slow" tests
 
-test-all: setup   ## all tests
-	.venv/bin/python -m pytest tests
+test-all: setup   ## every test
+	$(PYTEST) tests
+
+test-slow: setup   ## the slow tests only
+	$(PYTEST) -m slow tests
 
 setup:   ## .venv with torch, detectron2 and the compiled op; seconds if nothing has changed
 	@command -v $(PYTHON) >/dev/null || { echo "setup: there is no '$(PYTHON)': apt-get install python3 python3-venv python3-dev, or make PYTHON=..." >&2; exit 1; }

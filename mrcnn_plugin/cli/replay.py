@@ -10,7 +10,7 @@ pickle, which can run code: only open files of your own runs.
 import argparse
 from collections.abc import Sequence
 
-from ..engine import replay
+from ..engine.replay import replay
 
 
 def main(argv: Sequence[str] | None = None) -> int:

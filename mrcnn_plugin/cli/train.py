@@ -21,11 +21,11 @@ from ..engine import (
     MRCNNTrainer,
     ReportingCheckpointer,
     add_dataset_arguments,
-    setup,
     write_report,
 )
 from ..engine.launch import launch
 from ..engine.preflight import is_finished
+from ..engine.setup import setup
 
 logger = logging.getLogger(__name__)
 

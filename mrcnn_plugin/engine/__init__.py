@@ -8,8 +8,8 @@ from .learning_rate import LearningRate, fit_learning_rate
 from .logs import start_logging
 from .options import check_training_options
 from .preflight import check_inputs, use_available_device
-from .replay import NonFiniteError, replay
-from .setup import log_and_seed, setup
+from .replay import NonFiniteError
+from .setup import log_and_seed
 from .trainer import MRCNNTrainer
 
 __all__ = [
@@ -25,8 +25,6 @@ __all__ = [
     "load_config",
     "log_and_seed",
     "merge_config",
-    "replay",
-    "setup",
     "start_logging",
     "use_available_device",
     "use_datasets",

@@ -1,11 +1,10 @@
-"""COCO evaluation, its analysis, and the pages and pictures that show it."""
+"""COCO evaluation, its analysis, and the report that shows both."""
 
-from .analysis import inference_folder
-from .evaluator import AnalysingCOCOEvaluator
+from .evaluator import AnalysingCOCOEvaluator, has_analysis, inference_folder, rebuild_analysis
 from .report.build import build_report
 from .report.comparison import build_comparison
-from .report.draw import draw_comparison, save_run_image
-from .report.rebuild import has_analysis, rebuild_analysis
+from .report.draw import draw_comparison
+from .report.run_image import draw_run, save_run_image
 from .report.run_info import write_run_info
 
 __all__ = [
@@ -13,6 +12,7 @@ __all__ = [
     "build_comparison",
     "build_report",
     "draw_comparison",
+    "draw_run",
     "has_analysis",
     "inference_folder",
     "rebuild_analysis",

@@ -1,20 +1,20 @@
-"""Whether a score is the probability of being right."""
+"""Calibration: whether a score is the probability that a detection is correct."""
 
 import numpy as np
 from pycocotools.cocoeval import COCOeval
 
 
 def calibration(scores: np.ndarray, correct: np.ndarray, num_bins: int = 10) -> dict:
-    """Mean score and share of right detections in bins of equal width.
+    """Compute mean score and share of correct detections in bins of equal width.
 
     Args:
         scores: (D,) in [0, 1].
         correct: (D,) bool.
-        num_bins: bins of [0, 1]; each holds its upper edge, the first also 0.
+        num_bins: bins of [0, 1]. A bin includes its upper edge, and the first one also 0.
 
     Returns:
-        `count`, `score` (mean, None in an empty bin) and `precision` (likewise) of each bin, and
-        `error`: the expected calibration error, the mean of |precision - score| weighted by count.
+        `count`, `score` (mean, None in an empty bin) and `precision` (likewise) per bin, and
+        `error`, the expected calibration error: the mean of |precision - score| weighted by count.
     """
     bins = np.clip(np.ceil(scores * num_bins).astype(int) - 1, 0, num_bins - 1)
     count = np.bincount(bins, minlength=num_bins)
@@ -34,10 +34,13 @@ def calibration(scores: np.ndarray, correct: np.ndarray, num_bins: int = 10) -> 
 
 
 def scored_detections(coco_eval: COCOeval) -> tuple[np.ndarray, np.ndarray]:
-    """Scores (D,) of all detections that count, and whether each is right at IoU 0.5, (D,) bool.
+    """Scores (D,) of all detections, and whether each is correct at IoU 0.5, (D,) bool.
 
-    Right means matched by COCOeval: to an instance of its class that no better one has taken. What
-    lies in crowd regions does not count.
+    A detection is correct if COCOeval matches it to an instance of its class. Detections in crowd
+    regions are skipped.
+
+    Args:
+        coco_eval: evaluated by pycocotools.
     """
     params = coco_eval.params
     num_images, num_areas = len(params.imgIds), len(params.areaRng)

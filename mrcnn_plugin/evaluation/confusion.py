@@ -1,21 +1,21 @@
-"""Which class is taken for which, with background as one of them."""
+"""Confusion matrix of the classes, with background as one more class."""
 
 import numpy as np
 from pycocotools import mask as mask_utils
 from pycocotools.cocoeval import COCOeval
 
-_MIN_IOU = 0.5  # overlap that makes a pair, across classes
+_MIN_IOU = 0.5  # between a detection and its ground truth, whatever their classes
 
 
 def match(ious: np.ndarray, min_iou: float) -> np.ndarray:
-    """The ground truth of each detection, whatever the classes: the best first, each truth once.
+    """Match detections to ground truth whatever the classes, in order of score.
 
     Args:
-        ious: (D, G) overlaps of D detections in descending order of score with G instances.
-        min_iou: overlap that makes a pair.
+        ious: (D, G) IoU of D detections, in descending order of score, with G instances.
+        min_iou: of a match.
 
     Returns:
-        (D,) int: an index below G, or -1 for background.
+        (D,) int, an index below G that occurs once at most, or -1 for background.
     """
     matched = np.full(len(ious), -1)
     free = np.ones(ious.shape[1], dtype=bool)
@@ -30,10 +30,10 @@ def match(ious: np.ndarray, min_iou: float) -> np.ndarray:
 def add_image(
     matrix: np.ndarray, matched: np.ndarray, gt_classes: np.ndarray, pred_classes: np.ndarray
 ) -> None:
-    """Count an image into a (K + 1, K + 1) matrix: rows truth, columns prediction.
+    """Add an image to a (K + 1, K + 1) matrix with true classes as rows.
 
     Args:
-        matrix: counts, changed in place; background is last.
+        matrix: counts, changed in place. The last class is background.
         matched: (D,) from `match`.
         gt_classes: (G,) in [0, K).
         pred_classes: (D,) in [0, K).
@@ -47,14 +47,14 @@ def add_image(
 
 
 def confusion_matrix(coco_eval: COCOeval, *, min_score: float = 0.5) -> np.ndarray:
-    """Counts over a data set of what was there (rows) and what was predicted (columns).
+    """Count true classes (rows) against predicted classes (columns) over a dataset.
 
-    A detection that matches nothing counts in the background row, unless half of it lies in a
-    crowd region; an instance that nothing matches counts in the background column.
+    An unmatched detection counts in the background row, unless half of it lies in a crowd region.
+    An unmatched instance counts in the background column.
 
     Args:
-        coco_eval: evaluated, for "bbox" or "segm": this decides the overlaps.
-        min_score: detections below it are left out.
+        coco_eval: for "bbox" or "segm", which decides whether IoU is of boxes or of masks.
+        min_score: detections with a lower score are skipped.
 
     Returns:
         (K + 1, K + 1) int, classes in the order of category ids, background last.
@@ -80,7 +80,7 @@ def confusion_matrix(coco_eval: COCOeval, *, min_score: float = 0.5) -> np.ndarr
 
 
 def overlaps(coco_eval: COCOeval, detections: list, truths: list, *, crowd: bool) -> np.ndarray:
-    """(D, G) IoU of COCO annotations; with crowds, the part of the detection inside them."""
+    """(D, G) IoU of COCO annotations; for crowds, the share of the detection inside them."""
     if not detections or not truths:
         return np.zeros((len(detections), len(truths)))
     if coco_eval.params.iouType == "segm":

@@ -1,67 +1,126 @@
-"""detectron2's COCOEvaluator for json files that are almost COCO's. It also saves an analysis."""
+"""detectron2's COCOEvaluator, extended to accept COCO-like json files and to save an analysis."""
 
 import contextlib
 import io
+import json
+import logging
+from collections import defaultdict
+from pathlib import Path
 
+from detectron2.config import CfgNode
 from detectron2.evaluation import COCOEvaluator
-from pycocotools.cocoeval import COCOeval
 
 from ..data.coco_file import make_evaluable
-from .analysis import analyse, save_analysis
+from .analysis import FILE_NAME, analyse, save_analysis
+
+RESULTS_FILE = "coco_instances_results.json"  # detectron2's name
+
+logger = logging.getLogger(__name__)
 
 
 class AnalysingCOCOEvaluator(COCOEvaluator):
-    """`COCOEvaluator` that leaves `analysis.json`, for the report, next to its results.
+    """`COCOEvaluator` that accepts COCO-like json files and saves `analysis.json` for the report.
 
-    Json files that pycocotools cannot evaluate are repaired in memory (`make_evaluable`).
+    The json file is not changed. Only the copy in memory gets what pycocotools needs, see
+    `make_evaluable`.
+
+    It always runs pycocotools' COCOeval. A compiled detectron2 would run its own `COCOeval_opt`,
+    which is faster but keeps the matches between detections and ground truth in C++, where the
+    analysis cannot read them.
     """
 
-    def __init__(self, *args, **kwargs):
-        """Arguments as in detectron2's `COCOEvaluator`.
+    def __init__(
+        self,
+        dataset_name: str,
+        *,
+        tasks: tuple[str, ...] | None = None,
+        distributed: bool = True,
+        output_dir: str | None = None,
+        max_dets_per_image: int | None = None,
+        kpt_oks_sigmas: tuple[float, ...] = (),
+    ):
+        """The arguments are those of detectron2's `COCOEvaluator`, without `use_fast_impl`."""
+        super().__init__(
+            dataset_name,
+            tasks=tasks,
+            distributed=distributed,
+            output_dir=output_dir,
+            max_dets_per_image=max_dets_per_image,
+            use_fast_impl=False,
+            kpt_oks_sigmas=kpt_oks_sigmas,
+        )
+        if self._do_evaluation:
+            self._make_evaluable()
 
-        `use_fast_impl` is False by default. The compiled evaluation keeps the matches of each image
-        to itself, so with it the analysis evaluates once more with pycocotools.
+    def _make_evaluable(self):
+        content = self._coco_api.dataset
+        self._coco_api.dataset = make_evaluable(content)
+        if self._coco_api.dataset["annotations"] is not content["annotations"]:
+            logger.warning(
+                f"{self._metadata.json_file} has annotation ids that COCOeval cannot use (0, "
+                "duplicates or no integers). The annotations are renumbered in memory."
+            )
+            with contextlib.redirect_stdout(io.StringIO()):
+                self._coco_api.createIndex()
+
+    def load_predictions(self) -> bool:
+        """Load what an earlier evaluation saved in `output_dir`, in place of `process`.
+
+        Returns:
+            whether there are saved predictions.
         """
-        kwargs.setdefault("use_fast_impl", False)
-        super().__init__(*args, **kwargs)
-        self._coco_api.dataset = make_evaluable(self._coco_api.dataset)
-        with contextlib.redirect_stdout(io.StringIO()):
-            self._coco_api.createIndex()
+        file = Path(self._output_dir, RESULTS_FILE)
+        if not file.exists():
+            return False
+        contiguous = self._metadata.get("thing_dataset_id_to_contiguous_id", {})
+        by_image = defaultdict(list)
+        for result in json.loads(file.read_text()):
+            category = result["category_id"]
+            result["category_id"] = contiguous.get(category, category)
+            by_image[result["image_id"]].append(result)
+        self._predictions = [{"image_id": i, "instances": r} for i, r in by_image.items()]
+        return True
 
     def evaluate(self, img_ids=None):
-        """As in the base class; also writes `analysis.json` into the output directory."""
+        """Evaluate as the base class does, and save `analysis.json` in the output directory."""
         self._evaluated = {}
         results = super().evaluate(img_ids)
         if self._evaluated and self._output_dir:
             category_ids = sorted(self._coco_api.getCatIds())
             names = self._metadata.get("thing_classes") or [str(i) for i in category_ids]
-            evaluated = {task: with_matches(e) for task, e in self._evaluated.items()}
-            save_analysis(analyse(evaluated, names, self._metadata.name), self._output_dir)
+            save_analysis(analyse(self._evaluated, names, self._metadata.name), self._output_dir)
         return results
 
-    def evaluate_saved(self, predictions: list[dict]):
-        """Evaluate predictions that an earlier evaluation saved, instead of those of a model."""
-        self._predictions = predictions
-        return self.evaluate()
-
     def _derive_coco_results(self, coco_eval, iou_type, class_names=None):
-        # What detectron2's subclasses override as well: nothing public gives the COCOeval.
+        # detectron2 offers no public access to its COCOeval objects. Overriding this method is how
+        # other projects reach them.
         if coco_eval is not None and iou_type in ("bbox", "segm"):
             self._evaluated[iou_type] = coco_eval
         return super()._derive_coco_results(coco_eval, iou_type, class_names)
 
 
-def with_matches(coco_eval: COCOeval) -> COCOeval:
-    """An evaluation whose `evalImgs` has the matches of each image.
+def inference_folder(cfg: CfgNode, dataset_name: str) -> Path:
+    """The folder of a dataset's predictions: `inference/`, or a subfolder if there are several."""
+    folder = Path(cfg.OUTPUT_DIR, "inference")
+    return folder / dataset_name if len(cfg.DATASETS.TEST) > 1 else folder
 
-    Args:
-        coco_eval: accumulated, by pycocotools or by an engine that fills `evalImgs` with nothing.
+
+def has_analysis(cfg: CfgNode) -> bool:
+    """Whether every dataset of `DATASETS.TEST` has an analysis."""
+    return all((inference_folder(cfg, name) / FILE_NAME).exists() for name in cfg.DATASETS.TEST)
+
+
+def rebuild_analysis(cfg: CfgNode) -> list[str]:
+    """Evaluate the saved predictions of a run again, for all of `DATASETS.TEST`, without the model.
+
+    Returns:
+        names of the datasets that have saved predictions.
     """
-    if len(coco_eval.evalImgs):
-        return coco_eval
-    again = COCOeval(coco_eval.cocoGt, coco_eval.cocoDt, coco_eval.params.iouType)
-    again.params = coco_eval.params
-    with contextlib.redirect_stdout(io.StringIO()):
-        again.evaluate()
-        again.accumulate()
-    return again
+    done = []
+    for name in cfg.DATASETS.TEST:
+        folder = str(inference_folder(cfg, name))
+        evaluator = AnalysingCOCOEvaluator(name, output_dir=folder, distributed=False)
+        if evaluator.load_predictions():
+            evaluator.evaluate()
+            done.append(name)
+    return done

@@ -1,7 +1,6 @@
-"""The AP of each single image."""
+"""AP per image."""
 
 import contextlib
-import copy
 import io
 
 import numpy as np
@@ -13,39 +12,29 @@ from .precision_recall import average_precision
 def image_aps(coco_eval: COCOeval) -> dict[int, float | None]:
     """AP of each image as if it were the whole dataset, in percent, by image id.
 
-    This is the mean over the classes that the image has instances of. A false detection of another
-    class costs nothing, because COCO skips classes without instances. None for an image without
-    instances.
+    It is the mean over the classes that have ground truth in the image, so a false detection of
+    another class costs nothing, as in COCO. None stands for an image without ground truth.
 
     Args:
-        coco_eval: evaluated, with `evalImgs`.
+        coco_eval: with ground truth, detections and parameters; "bbox" or "segm".
     """
-    params = coco_eval.params
-    num_images, num_areas = len(params.imgIds), len(params.areaRng)
-    result = {}
+    image_ids = np.asarray(coco_eval.params.imgIds).tolist()
     with contextlib.redirect_stdout(io.StringIO()):
-        for position, image_id in enumerate(np.asarray(params.imgIds).tolist()):
-            of_class = coco_eval.evalImgs[position :: num_images * num_areas]  # all areas
-            with_truth = [
-                (category, evaluated)
-                for category, evaluated in zip(params.catIds, of_class)
-                if evaluated is not None and len(evaluated["gtIds"])
-            ]
-            result[image_id] = _accumulate(coco_eval, image_id, with_truth)
-    return result
+        return {image_id: _image_ap(coco_eval, image_id) for image_id in image_ids}
 
 
-def _accumulate(coco_eval: COCOeval, image_id: int, with_truth: list) -> float | None:
-    """COCOeval's own accumulation over one image."""
-    if not with_truth:
+def _image_ap(coco_eval: COCOeval, image_id: int) -> float | None:
+    truth = coco_eval.cocoGt.loadAnns(coco_eval.cocoGt.getAnnIds(imgIds=[image_id]))
+    if not truth:
         return None
-    single = copy.copy(coco_eval)
-    single.params = copy.copy(coco_eval.params)
+    single = COCOeval(iouType=coco_eval.params.iouType)
+    single.cocoGt, single.cocoDt = coco_eval.cocoGt, coco_eval.cocoDt
     single.params.imgIds = [image_id]
-    single.params.catIds = [category for category, _ in with_truth]
-    single.params.areaRng = coco_eval.params.areaRng[:1]
+    single.params.catIds = sorted({annotation["category_id"] for annotation in truth})
+    single.params.iouThrs = coco_eval.params.iouThrs
+    single.params.areaRng = coco_eval.params.areaRng[:1]  # all areas
+    single.params.areaRngLbl = coco_eval.params.areaRngLbl[:1]
     single.params.maxDets = coco_eval.params.maxDets[-1:]
-    single._paramsEval = single.params  # accumulate() reads it; only evaluate() would set it
-    single.evalImgs = [evaluated for _, evaluated in with_truth]
+    single.evaluate()
     single.accumulate()
     return average_precision(single.eval["precision"])

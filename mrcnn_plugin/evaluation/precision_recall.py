@@ -1,18 +1,19 @@
-"""Average precisions and precision-recall curves, read from what COCOeval has accumulated.
+"""Average precisions and precision-recall curves from the arrays that COCOeval accumulates.
 
-`COCOeval.eval["precision"]` is (T, R, K, A, M): IoU thresholds 0.5, 0.55, ..., 0.95; recalls 0,
-0.01, ..., 1; classes; areas all, small, medium, large; limits on detections. It holds the highest
-precision at that recall or beyond, and -1 where a class has no ground truth.
+`COCOeval.eval["precision"]` is (T, R, K, A, M) over IoU thresholds 0.5, 0.55, ..., 0.95; recalls 0,
+0.01, ..., 1; classes; areas (all, small, medium, large); and limits on the number of detections. It
+holds the highest precision at that recall or a higher one, and -1 for a class without ground truth.
 """
 
 import numpy as np
 from pycocotools.cocoeval import COCOeval
 
+METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")  # the columns of every table
 AREAS = {"AP": 0, "APs": 1, "APm": 2, "APl": 3}
 
 
 def average_precision(precision: np.ndarray) -> float | None:
-    """Mean of the entries that are defined, in percent; None where none is."""
+    """Mean of the defined entries, in percent. None if no entry is defined."""
     defined = precision[precision > -1]
     return float(100 * defined.mean()) if defined.size else None
 
@@ -21,7 +22,7 @@ def ap_row(precision: np.ndarray, ious: np.ndarray) -> dict[str, float | None]:
     """AP, AP50, AP75, APs, APm, APl of a (T, R, K, A, M) precision, in percent.
 
     Args:
-        precision: of one class or several, K >= 1.
+        precision: of one or more classes.
         ious: (T,) IoU thresholds.
     """
     at_most = precision[..., -1]  # the largest limit on detections
@@ -32,11 +33,11 @@ def ap_row(precision: np.ndarray, ious: np.ndarray) -> dict[str, float | None]:
 
 
 def ap_table(coco_eval: COCOeval, class_names: list[str]) -> dict:
-    """`{"all": row, "classes": {name: row}}`, rows as in `ap_row`.
+    """`{"all": row, "classes": {name: row}}` with rows as `ap_row` returns them.
 
     Args:
         coco_eval: accumulated.
-        class_names: K names in the order of its category ids.
+        class_names: K names in the order of the category ids.
     """
     precision, ious = coco_eval.eval["precision"], coco_eval.params.iouThrs
     classes = {
@@ -47,11 +48,11 @@ def ap_table(coco_eval: COCOeval, class_names: list[str]) -> dict:
 
 
 def pr_curves(coco_eval: COCOeval) -> dict[str, list]:
-    """Precision over recall at each IoU threshold, the mean over classes with ground truth.
+    """Precision over recall per IoU threshold, averaged over the classes with ground truth.
 
     Returns:
-        `iou` (T,), `recall` (R,) in [0, 1], `precision` T lists of R values in [0, 1]; empty lists
-        without any ground truth.
+        `iou` (T,), `recall` (R,) in [0, 1] and `precision`, T lists of R values in [0, 1]. The
+        lists are empty if there is no ground truth.
     """
     precision = coco_eval.eval["precision"][:, :, :, 0, -1]  # all areas, most detections
     with_truth = (precision > -1).any(axis=(0, 1))

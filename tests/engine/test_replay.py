@@ -7,8 +7,8 @@ import pytest
 import torch
 from builders import run_python, train
 
-from mrcnn_plugin.engine import MRCNNTrainer, NonFiniteError, replay
-from mrcnn_plugin.engine.replay import save_step
+from mrcnn_plugin.engine import MRCNNTrainer, NonFiniteError
+from mrcnn_plugin.engine.replay import replay, save_step
 from mrcnn_plugin.engine.rng import rng_state
 from mrcnn_plugin.engine.train_step import NonFiniteStep
 from mrcnn_plugin.errors import RunError

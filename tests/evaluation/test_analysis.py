@@ -1,10 +1,10 @@
-"""Precision-recall, confusion, calibration and the AP of an image, worked out by hand.
+"""Precision-recall, confusion, calibration and AP per image, worked out by hand.
 
 Two images, classes A and B. Image 1 holds an A and a B, image 2 holds an A:
 
-    score  image  prediction           in truth
-    0.9    1      A on the A           right
-    0.8    1      A on the B           the B, taken for an A
+    score  image  prediction           ground truth
+    0.9    1      A on the A           correct
+    0.8    1      A on the B           the B is predicted as an A
     0.7    2      A where nothing is   background; the A of image 2 is missed
 """
 
@@ -17,11 +17,12 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from mrcnn_plugin.evaluation.analysis import analyse, load_analysis, pick_images, save_analysis
+from mrcnn_plugin.evaluation.analysis import analyse, load_analysis, save_analysis
 from mrcnn_plugin.evaluation.calibration import calibration, scored_detections
 from mrcnn_plugin.evaluation.confusion import confusion_matrix, match
 from mrcnn_plugin.evaluation.image_ap import image_aps
 from mrcnn_plugin.evaluation.precision_recall import ap_table, pr_curves
+from mrcnn_plugin.evaluation.report.images import pick_images
 
 A, B = 3, 7  # category ids
 HERE, THERE, NOWHERE = [0, 0, 10, 10], [20, 20, 10, 10], [60, 60, 10, 10]
@@ -90,7 +91,7 @@ def test_confusion_matrix():
     ]
 
 
-def test_confusion_leaves_out_low_scores_and_what_lies_in_crowds():
+def test_confusion_skips_low_scores_and_detections_in_crowds():
     assert confusion_matrix(evaluated(), min_score=0.85).tolist() == [
         [1, 0, 1],
         [0, 0, 1],
@@ -110,13 +111,13 @@ def test_pairs_go_to_the_best_detection_and_the_largest_overlap():
     assert match(np.zeros((2, 0)), 0.5).tolist() == [-1, -1]
 
 
-def test_scores_and_whether_they_were_right():
+def test_scores_and_whether_they_are_correct():
     scores, correct = scored_detections(evaluated())
     assert dict(zip(scores.tolist(), correct.tolist())) == {0.9: True, 0.8: False, 0.7: False}
 
 
 def test_calibration():
-    """Bins (0.6, 0.8] and (0.8, 1]: means 0.75 and 0.95, right are 1 of 2 and 1 of 1."""
+    """Bins (0.6, 0.8] and (0.8, 1]: means 0.75 and 0.95; 1 of 2 and 1 of 1 are correct."""
     bins = calibration(np.array([0.95, 0.7, 0.8]), np.array([True, True, False]), num_bins=5)
     assert bins["count"] == [0, 0, 0, 2, 1]
     assert bins["score"] == [None, None, None, pytest.approx(0.75), pytest.approx(0.95)]
@@ -125,12 +126,12 @@ def test_calibration():
     assert calibration(np.zeros(0), np.zeros(0, bool))["error"] == 0
 
 
-def test_the_ap_of_each_image():
+def test_ap_per_image():
     """Image 1: A is found first (100), B is not (0). Image 2: A is missed. Image 3 is empty."""
     assert image_aps(evaluated(images=3)) == {1: pytest.approx(50), 2: 0.0, 3: None}
 
 
-def test_an_analysis_survives_its_file(tmp_path):
+def test_saved_and_loaded_analysis_are_equal(tmp_path):
     analysis = analyse({"bbox": evaluated()}, ["a", "b"], "mine")
     save_analysis(analysis, tmp_path)
     assert load_analysis(tmp_path)["images"] == {1: pytest.approx(50), 2: 0.0}

@@ -1,4 +1,4 @@
-"""`report.html`: one file that shows how a run went, readable without a network or scripts."""
+"""Builds `report.html`, one file about a run that needs neither a network nor scripts."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,18 +7,20 @@ import jinja2
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
 
-from ..analysis import inference_folder, load_analysis
+from ..analysis import load_analysis
+from ..evaluator import inference_folder
+from ..precision_recall import METRICS
 from . import figures
-from .images import picture_groups
+from .ap_tables import TASKS, cell, class_table, flatten, overall_table, previous_of
+from .images import image_groups
 from .metrics_log import evaluations, metric_prefix, read_metrics, series
 from .run_info import read_run_info, statistics_of
-from .tables import METRICS, TASKS, cell, class_table, flatten, overall_table, previous_of
 
 _TEMPLATES = Path(__file__).parent / "templates"
 
 
 def render(template: str, **context) -> str:
-    """A page from one of `templates/`, everything in it escaped; an unknown name is an error."""
+    """Render one of `templates/`. All values are escaped; an unknown name raises."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_TEMPLATES),
         autoescape=True,
@@ -30,16 +32,16 @@ def render(template: str, **context) -> str:
 
 
 def build_report(cfg: CfgNode) -> Path:
-    """Write `OUTPUT_DIR/report.html` from what a run has left in `OUTPUT_DIR`.
+    """Write `OUTPUT_DIR/report.html` from the files of a run in `OUTPUT_DIR`.
 
-    It needs no model. The data sets of the config must be registered for pictures and statistics;
-    what a run lacks is left out of the page.
+    The model is not needed. Images are drawn from the test datasets that are registered. Parts
+    whose files do not exist are omitted.
 
     Args:
         cfg: of the run.
 
     Returns:
-        the file.
+        the path of the report.
     """
     folder = Path(cfg.OUTPUT_DIR)
     metrics, info = read_metrics(folder / "metrics.json"), read_run_info(folder)
@@ -63,14 +65,14 @@ def build_report(cfg: CfgNode) -> Path:
 
 
 def _dataset(cfg: CfgNode, name: str, metrics: dict) -> dict:
-    """Everything the page says about one data set."""
+    """Everything that the page shows about one test dataset."""
     logged = evaluations(metrics, metric_prefix(name, cfg.DATASETS.TEST))
     folder = inference_folder(cfg, name)
     analysis = load_analysis(folder)
     current = flatten(analysis) if analysis else (logged[-1][1] if logged else {})
     before, previous = previous_of(current, logged)
     main = "segm" if "segm/AP" in current else "bbox"
-    at_hand = name in DatasetCatalog
+    available = name in DatasetCatalog
     classes = analysis["classes"] if analysis else _classes_in(current)
     return {
         "name": name,
@@ -81,7 +83,7 @@ def _dataset(cfg: CfgNode, name: str, metrics: dict) -> dict:
         "class_columns": [f"{TASKS[t]} AP" for t in TASKS if f"{t}/AP" in current],
         "main": TASKS[main],
         "figures": _analysis_figures(analysis) if analysis else [],
-        "groups": picture_groups(folder, name, analysis) if analysis and at_hand else [],
+        "groups": image_groups(folder, name, analysis) if analysis and available else [],
     }
 
 
@@ -110,7 +112,7 @@ def _training_figures(metrics: dict, datasets: Sequence[str]) -> list[dict]:
         figure("Total loss", "median of 20 iterations", draw(figures.plot_total_loss, one)),
         figure(
             "Parts of the loss",
-            "solid: training; dashed with points: held-out images, if measured",
+            "solid: training; dashed with points: held-out images (TEST.VAL_LOSS)",
             draw(figures.plot_loss_parts, metrics),
         ),
         figure("Learning rate", "", draw(figures.plot_learning_rate, metrics)),
@@ -127,7 +129,7 @@ def _analysis_figures(analysis: dict) -> list[dict]:
     found = [
         figure(
             f"Precision and recall, {TASKS[t]}",
-            "mean over classes with ground truth; the number is the AP at that IoU",
+            "mean over classes with ground truth; numbers are the AP at each IoU",
             figures.draw(figures.plot_pr, curves),
         )
         for t, curves in analysis["pr"].items()
@@ -137,7 +139,7 @@ def _analysis_figures(analysis: dict) -> list[dict]:
     found.append(
         figure(
             f"Confusion, {task}",
-            "scores from 0.5, pairs from IoU 0.5; counts, shaded by share of the row",
+            "counts at score >= 0.5 and IoU >= 0.5; the shade is the share of the row",
             figures.draw(figures.plot_confusion, analysis["confusion"], classes, height=4.4),
         )
     )
@@ -157,5 +159,5 @@ def _data_figures(statistics: dict) -> list[dict]:
         return []
     return [
         figure("Classes", "", figures.draw(figures.plot_classes, statistics)),
-        figure("Instances in an image", "", figures.draw(figures.plot_per_image, statistics)),
+        figure("Instances per image", "", figures.draw(figures.plot_per_image, statistics)),
     ]

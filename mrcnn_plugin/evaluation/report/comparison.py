@@ -1,23 +1,25 @@
-"""Several runs on one page: their last APs, their curves, and what their configs do not share."""
+"""Compares runs on one page: their last APs, their curves and the differences of their configs."""
 
 from pathlib import Path
 
 from detectron2.config import CfgNode
 
 from ...config import config_leaves
-from ..analysis import inference_folder, load_analysis
+from ..analysis import load_analysis
+from ..evaluator import inference_folder
+from ..precision_recall import METRICS
 from . import figures
+from .ap_tables import TASKS, cell, flatten
 from .build import figure, render
 from .metrics_log import evaluations, metric_prefix, read_metrics
-from .tables import METRICS, TASKS, cell, flatten
 
 
 def build_comparison(cfgs: list[CfgNode], file: str | Path) -> Path:
     """Write a page that compares runs.
 
     Args:
-        cfgs: of two runs or more; the first is what the others are compared with.
-        file: the page.
+        cfgs: of two or more runs. The others are compared with the first.
+        file: the page to write.
 
     Raises:
         ValueError: fewer than two runs.
@@ -32,7 +34,7 @@ def build_comparison(cfgs: list[CfgNode], file: str | Path) -> Path:
         tables=_tables([last_results(cfg) for cfg in cfgs]),
         curves=[
             figure("Total loss", "", figures.draw(figures.plot_total_loss, logs)),
-            figure("AP", "of the evaluations in training", figures.draw(figures.plot_ap, logs)),
+            figure("AP", "evaluations during training", figures.draw(figures.plot_ap, logs)),
         ],
         differences=config_differences(cfgs),
     )
@@ -41,7 +43,7 @@ def build_comparison(cfgs: list[CfgNode], file: str | Path) -> Path:
 
 
 def short_names(folders: list[str]) -> list[str]:
-    """The last parts of paths that tell them apart."""
+    """The shortest ends of paths that differ from each other."""
     parts = [Path(folder).resolve().parts for folder in folders]
     for length in range(1, max(map(len, parts)) + 1):
         names = ["/".join(p[-length:]) for p in parts]
@@ -51,7 +53,7 @@ def short_names(folders: list[str]) -> list[str]:
 
 
 def last_results(cfg: CfgNode) -> dict[str, dict[str, float | None]]:
-    """By data set, the APs of a run's last evaluation by the names of metrics.json."""
+    """APs of a run's last evaluation, by dataset and by their names in metrics.json."""
     metrics = read_metrics(Path(cfg.OUTPUT_DIR, "metrics.json"))
     results = {}
     for name in cfg.DATASETS.TEST:
@@ -62,7 +64,7 @@ def last_results(cfg: CfgNode) -> dict[str, dict[str, float | None]]:
 
 
 def _tables(results: list[dict[str, dict]]) -> list[dict]:
-    """A table for each data set that any run was evaluated on."""
+    """One table per dataset that any of the runs was evaluated on."""
     tables = []
     for dataset in dict.fromkeys(name for run in results for name in run):
         values = [run.get(dataset, {}) for run in results]
@@ -87,7 +89,7 @@ def _label(key: str) -> str:
 
 
 def config_differences(cfgs: list[CfgNode]) -> list[dict]:
-    """Keys whose values differ between configs, `OUTPUT_DIR` apart: `key`, `of_runs`."""
+    """Rows of `key` and `of_runs` for the keys, except `OUTPUT_DIR`, whose values differ."""
     flat = [{key: str(value) for key, value in config_leaves(cfg)} for cfg in cfgs]
     keys = sorted({key for config in flat for key in config} - {"OUTPUT_DIR"})
     rows = [{"key": key, "of_runs": [config.get(key, "") for config in flat]} for key in keys]

@@ -1,122 +1,117 @@
-"""Draws ground truth next to prediction, and the curves of a training run."""
+"""Drawings of an image with its ground truth and with the predictions for it."""
 
-import math
-from pathlib import Path
+from collections.abc import Sequence
 
 import matplotlib
 import numpy as np
 from detectron2.data import Metadata
 from detectron2.data import detection_utils as utils
-from detectron2.structures import Boxes, BoxMode, Instances
-from detectron2.utils.visualizer import Visualizer
-from matplotlib.figure import Figure
+from detectron2.structures import BoxMode, Instances
+from detectron2.utils.visualizer import VisImage, Visualizer
 
-from .figures import plot_ap, plot_loss_parts, plot_total_loss
-from .metrics_log import read_metrics
-
-_FONT_SIZE = 16  # points of a label in the drawn image, whatever its scale
-_PADDING = 3  # pixels of the background around a label
+Color = tuple[float, float, float]  # RGB in [0, 1]
 
 
 def draw_comparison(
     dataset_dict: dict, instances: Instances, metadata: Metadata, *, min_score=0.5, scale=1.0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Draw an image twice, with its ground truth and with the predictions, in a color per class.
+    """Draw an image twice: with its ground truth and with the predictions.
+
+    A class has the same color in both.
 
     Args:
-        dataset_dict: one image of a dataset in detectron2's format, with `annotations`.
-        instances: predictions in pixels of that image, on the CPU.
-        metadata: has `thing_classes`.
-        min_score: predictions below it are not drawn.
+        dataset_dict: an image in detectron2's dataset format, with `annotations`.
+        instances: predictions in the pixels of that image, on the CPU.
+        metadata: of the dataset, with `thing_classes`.
+        min_score: predictions with a lower score are not drawn.
         scale: size of the drawing relative to the image.
 
     Returns:
         two (h, w, 3) uint8 RGB arrays, ground truth and prediction.
     """
     image = utils.read_image(dataset_dict["file_name"], format="RGB")
-    names = metadata.thing_classes
-    annotations = dataset_dict["annotations"]
-    boxes = [BoxMode.convert(a["bbox"], a["bbox_mode"], BoxMode.XYXY_ABS) for a in annotations]
-    masks = [a.get("segmentation") for a in annotations]
-    classes = [a["category_id"] for a in annotations]
-    labels = [names[c] for c in classes]
-    truth = _draw(image, boxes, masks if all(masks) else None, classes, labels, scale)
+    names, colors = metadata.thing_classes, class_colors(metadata)
 
-    kept = instances[instances.scores >= min_score]
-    classes = kept.pred_classes.tolist()
-    labels = [f"{names[c]} {100 * s:.0f}%" for c, s in zip(classes, kept.scores.tolist())]
-    masks = list(kept.pred_masks.numpy()) if kept.has("pred_masks") else None
-    prediction = _draw(image, kept.pred_boxes.tensor.tolist(), masks, classes, labels, scale)
-    return truth, prediction
+    truth = dataset_dict["annotations"]
+    classes = [a["category_id"] for a in truth]
+    truth_image = draw_instances(
+        image,
+        [BoxMode.convert(a["bbox"], a["bbox_mode"], BoxMode.XYXY_ABS) for a in truth],
+        masks=[a["segmentation"] for a in truth] if all("segmentation" in a for a in truth) else (),
+        labels=[names[a["category_id"]] + " (crowd)" * bool(a.get("iscrowd")) for a in truth],
+        colors=[colors[c] for c in classes],
+        scale=scale,
+    )
+
+    drawn = instances[instances.scores >= min_score]
+    classes = drawn.pred_classes.tolist()
+    prediction_image = draw_instances(
+        image,
+        drawn.pred_boxes.tensor.tolist(),
+        masks=drawn.pred_masks.numpy() if drawn.has("pred_masks") else (),
+        labels=[f"{names[c]} {s:.0%}" for c, s in zip(classes, drawn.scores.tolist())],
+        colors=[colors[c] for c in classes],
+        scale=scale,
+    )
+    return truth_image, prediction_image
 
 
-def _draw(image, boxes, masks, classes, labels, scale) -> np.ndarray:
+def class_colors(metadata: Metadata) -> list[Color]:
+    """A color per class: `thing_colors` of the dataset, or else ten colors in turn."""
+    if metadata.get("thing_colors"):
+        return [tuple(c / 255 for c in color) for color in metadata.thing_colors]
     palette = matplotlib.colormaps["tab10"].colors
-    colors = [palette[c % len(palette)] for c in classes]
-    visualizer = Visualizer(image, scale=scale)
-    if boxes:
-        visualizer.overlay_instances(
-            boxes=Boxes(np.array(boxes)), masks=masks or None, assigned_colors=colors
-        )
-    # Large boxes first, so that the labels of small ones stay readable.
-    for index in sorted(range(len(boxes)), key=lambda i: -_area(boxes[i])):
-        x, y = boxes[index][:2]
-        visualizer.draw_text(
-            labels[index],
-            (x, y),
-            font_size=_FONT_SIZE / scale,
-            color=tuple(0.4 + 0.6 * c for c in colors[index]),  # lighter than the mask
-            horizontal_alignment="left",
-        )
-        _move_inside(visualizer.output)
-    return visualizer.output.get_image()
+    return [palette[i % len(palette)] for i in range(len(metadata.thing_classes))]
 
 
-def _area(box) -> float:
-    return (box[2] - box[0]) * (box[3] - box[1])
-
-
-def _move_inside(output) -> None:
-    """Move the last text of a drawing so that the edges do not cut it off."""
-    text = output.ax.texts[-1]
-    extent = text.get_window_extent(output.canvas.get_renderer()).padded(_PADDING)
-    (x0, y0), (x1, y1) = output.ax.transData.inverted().transform(extent.get_points())
-    (x0, x1), (y0, y1) = sorted((x0, x1)), sorted((y0, y1))
-    x, y = text.get_position()
-    right, bottom = min(0, output.width - x1), min(0, output.height - y1)
-    text.set_position((x + max(right, -x0), y + max(bottom, -y0)))
-
-
-def save_run_image(
-    path: str | Path,
-    comparisons: list[tuple[np.ndarray, np.ndarray]],
-    metrics_file: str | Path,
-    title: str,
-) -> None:
-    """Save one image: the pairs of `draw_comparison`, two pairs to a row, above the curves.
+def draw_instances(
+    image: np.ndarray,
+    boxes: Sequence[Sequence[float]],
+    *,
+    masks: Sequence,
+    labels: list[str],
+    colors: list[Color],
+    scale: float,
+) -> np.ndarray:
+    """Draw boxes, masks and labels, and keep every label inside the image.
 
     Args:
-        path: the PNG file.
-        comparisons: (ground truth, prediction) pairs.
-        metrics_file: `metrics.json` of the run.
-        title: written on top.
+        image: (H, W, 3) uint8 RGB.
+        boxes: N boxes x1, y1, x2, y2 in pixels.
+        masks: N masks in a format that detectron2's `Visualizer` accepts; may be empty.
+        labels, colors: N of each.
+        scale: size of the result relative to the image.
+
+    Returns:
+        (h, w, 3) uint8 RGB.
     """
-    rows = math.ceil(len(comparisons) / 2)
-    figure = Figure(figsize=(14, 3.6 * rows + 4.6), layout="constrained")
-    figure.suptitle(title)
-    images, curves = figure.subfigures(2, 1, height_ratios=[3.6 * rows, 4])
-    axes = images.subplots(rows, 4, squeeze=False).reshape(-1, 2)
-    for (left, right), (truth, prediction) in zip(axes, comparisons):
-        left.imshow(truth)
-        right.imshow(prediction)
-        left.set_title("ground truth", fontsize="small")
-        right.set_title("prediction", fontsize="small")
-    for ax in axes.flat:
-        ax.axis("off")
-    metrics = read_metrics(metrics_file)
-    total_axes, parts_axes, ap_axes = curves.subplots(1, 3)
-    plot_total_loss(total_axes, {"": metrics})
-    plot_loss_parts(parts_axes, metrics)
-    plot_ap(ap_axes, {"": metrics})
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=80)
+    boxes = np.asarray(boxes, dtype=float).reshape(-1, 4)
+    visualizer = Visualizer(image, scale=scale)
+    canvas = visualizer.overlay_instances(
+        boxes=boxes, masks=masks if len(masks) else None, assigned_colors=colors, alpha=0.6
+    )
+    areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
+    for index in np.argsort(-areas):  # small objects on top, as detectron2 draws masks
+        _draw_label(canvas, labels[index], boxes[index, :2], colors[index])
+    return canvas.get_image()
+
+
+def _draw_label(canvas: VisImage, label: str, corner: np.ndarray, color: Color) -> None:
+    """Draw a label at the top left corner of a box, moved where it would leave the image."""
+    dark = np.dot(color, (0.299, 0.587, 0.114)) < 0.6  # luma of ITU-R BT.601
+    text = canvas.ax.text(
+        *corner,
+        label,
+        color="white" if dark else "black",
+        fontsize=max(8.0, 0.018 * canvas.width * canvas.scale),
+        verticalalignment="top",
+        bbox={"facecolor": color, "edgecolor": "none", "alpha": 0.85, "pad": 1.0},
+        zorder=10,
+    )
+    margin = 2.0  # display pixels for the padding
+    extent = text.get_window_extent(canvas.canvas.get_renderer())  # display pixels, y upwards
+    width, height = canvas.width * canvas.scale, canvas.height * canvas.scale
+    x = min(max(extent.x0, margin), max(width - margin - extent.width, margin))
+    top = max(min(extent.y1, height - margin), min(extent.height + margin, height - margin))
+    moved = extent.translated(x - extent.x0, top - extent.y1)
+    text.set_position(canvas.ax.transData.inverted().transform((moved.x0, moved.y1)))

@@ -1,4 +1,4 @@
-"""The figures of a report, as SVG that an `<img>` shows without a network."""
+"""Figures of a report, as SVG in `data:` addresses."""
 
 import base64
 import io
@@ -12,7 +12,7 @@ from .metrics_log import series
 
 COLORS = ("#2563eb", "#dc2626", "#059669", "#d97706", "#7c3aed", "#0891b2", "#be185d", "#4d7c0f")
 _MUTED = "#6b7280"
-_CLASSES = 30  # that are drawn
+_MAX_CLASSES = 30  # in the plot of classes
 _STYLE = {
     "font.size": 10,
     "axes.edgecolor": "#d1d5db",
@@ -28,17 +28,17 @@ _STYLE = {
     "lines.linewidth": 1.6,
     "xtick.color": _MUTED,
     "ytick.color": _MUTED,
-    "svg.hashsalt": "mrcnn_plugin",  # the same figure is the same file
+    "svg.hashsalt": "mrcnn_plugin",  # makes equal figures equal files
 }
 
 
 def to_uri(data: bytes, kind: str) -> str:
-    """A `data:` address; `kind` is "svg+xml", "jpeg" or "png"."""
+    """Encode bytes as a `data:` address; `kind` is "svg+xml", "jpeg" or "png"."""
     return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
 
 
 def draw(plot, *args, height: float = 3.5) -> str:
-    """`plot(axes, *args)` on a new figure of 5.4 inches by `height`, as a `data:` address."""
+    """Call `plot(axes, *args)` on a new 5.4 x `height` inch figure; return a `data:` address."""
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(5.4, height), layout="constrained")
         plot(figure.subplots(), *args)
@@ -48,16 +48,16 @@ def draw(plot, *args, height: float = 3.5) -> str:
 
 
 def _legend(axes, ncols: int = 2):
-    """Above the axes, where it hides nothing."""
+    """Place the legend above the axes, where it hides nothing."""
     if axes.get_legend_handles_labels()[0]:
         axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=ncols, borderaxespad=0.2)
 
 
 def plot_total_loss(axes, runs: dict[str, dict]) -> None:
-    """Training and validation loss, a colour a run.
+    """Plot training and validation loss, with one color per run.
 
     Args:
-        runs: `read_metrics` of each, by name; a single run needs no name in the legend.
+        runs: `read_metrics` of each run by name. The legend omits the name of a single run.
     """
     for color, (name, metrics) in zip(COLORS * len(runs), runs.items()):
         label = f"{name}: " if len(runs) > 1 else ""
@@ -74,7 +74,7 @@ def plot_total_loss(axes, runs: dict[str, dict]) -> None:
 
 
 def plot_loss_parts(axes, metrics: dict) -> None:
-    """Every part of the loss; dashed with points on the held-out images."""
+    """Plot every part of the loss, dashed with points for the held-out images."""
     names = sorted({n for values in metrics.values() for n in values if n.startswith("loss_")})
     for color, name in zip(COLORS * len(names), names):
         axes.plot(*series(metrics, name), color=color, label=name, linewidth=1.3)
@@ -86,7 +86,7 @@ def plot_loss_parts(axes, metrics: dict) -> None:
 
 
 def _log_scale(axes) -> None:
-    """A logarithmic y axis with numbers also where it spans less than a decade."""
+    """Make the y axis logarithmic, with tick labels even if it spans less than a decade."""
     axes.set_yscale("log")
     axes.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
     axes.yaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:g}"))
@@ -100,7 +100,7 @@ def plot_learning_rate(axes, metrics: dict) -> None:
 
 
 def plot_ap(axes, runs: dict[str, dict], prefix: str = "") -> None:
-    """Box and mask AP at each evaluation; a colour a run, or a task where there is one run."""
+    """Plot box and mask AP per evaluation, with one color per run, or per task for one run."""
     for run_color, (name, metrics) in zip(COLORS * len(runs), runs.items()):
         for task, color, style in (("bbox", COLORS[0], "--"), ("segm", COLORS[2], "-")):
             iterations, values = series(metrics, f"{prefix}{task}/AP")
@@ -115,7 +115,7 @@ def plot_ap(axes, runs: dict[str, dict], prefix: str = "") -> None:
 
 
 def plot_pr(axes, curves: dict) -> None:
-    """Precision over recall, a curve for each IoU threshold (`pr_curves`)."""
+    """Plot precision over recall, one curve per IoU threshold (`pr_curves`)."""
     shades = matplotlib.colormaps["viridis"](np.linspace(0, 0.9, max(len(curves["iou"]), 1)))
     for iou, precision, color in zip(curves["iou"], curves["precision"], shades):
         label = f"{iou:.2f}: {100 * np.mean(precision):.1f}"
@@ -125,7 +125,7 @@ def plot_pr(axes, curves: dict) -> None:
 
 
 def plot_confusion(axes, matrix: list[list[int]], classes: list[str]) -> None:
-    """Rows truth, columns prediction; colour is the share of the row, numbers are counts."""
+    """Plot a confusion matrix with true classes as rows; the shade is the share of the row."""
     counts = np.asarray(matrix, dtype=float)
     names = [*classes, "background"]
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
@@ -139,29 +139,29 @@ def plot_confusion(axes, matrix: list[list[int]], classes: list[str]) -> None:
     axes.set_yticks(range(len(names)), names, fontsize=size)
     for (row, column), count in np.ndenumerate(counts):
         if row == column == len(classes):
-            continue  # background taken for background is not counted
+            continue  # background predicted as background is not counted
         color = "white" if shares[row, column] > 0.5 else "#1f2937"
         axes.text(column, row, f"{count:.0f}", ha="center", va="center", color=color, fontsize=size)
 
 
 def plot_calibration(axes, bins: dict) -> None:
-    """Share of right detections over mean score; the area of a point grows with its count."""
+    """Plot the share of correct detections over the mean score; areas grow with the count."""
     count = np.asarray(bins["count"], dtype=float)
     filled = count > 0
     score = np.array(bins["score"], dtype=float)[filled]
     precision = np.array(bins["precision"], dtype=float)[filled]
-    axes.plot([0, 1], [0, 1], color="#9ca3af", linestyle=":", label="score = share of right ones")
+    axes.plot([0, 1], [0, 1], color="#9ca3af", linestyle=":", label="perfect calibration")
     axes.plot(score, precision, color=COLORS[0], alpha=0.6)
     area = 12 + 200 * count[filled] / max(count.sum(), 1)
     axes.scatter(score, precision, s=area, color=COLORS[0], zorder=3)
-    axes.set(xlabel="score", ylabel="right at IoU 0.5", xlim=(0, 1.02), ylim=(0, 1.02))
+    axes.set(xlabel="score", ylabel="correct at IoU 0.5", xlim=(0, 1.02), ylim=(0, 1.02))
     _legend(axes)
 
 
 def plot_classes(axes, statistics: dict[str, dict]) -> None:
-    """Instances of each class, in percent of the data set's; the commonest first."""
+    """Plot instances per class in percent of the dataset, the most frequent class first."""
     first = next(iter(statistics.values()))["classes"]
-    names = sorted(first, key=lambda name: -first[name])[:_CLASSES]
+    names = sorted(first, key=lambda name: -first[name])[:_MAX_CLASSES]
     height = 0.8 / len(statistics)
     for position, (dataset, numbers) in enumerate(statistics.items()):
         total = max(numbers["instances"], 1)
@@ -170,17 +170,17 @@ def plot_classes(axes, statistics: dict[str, dict]) -> None:
     middle = 0.4 - height / 2
     axes.set_yticks(np.arange(len(names)) + middle, names, fontsize=9 if len(names) < 15 else 7)
     axes.invert_yaxis()
-    axes.set(xlabel="% of the data set's instances")
+    axes.set(xlabel="% of the dataset's instances")
     axes.grid(axis="y", visible=False)
     _legend(axes)
 
 
 def plot_per_image(axes, statistics: dict[str, dict]) -> None:
-    """How many instances images have, in percent of images."""
+    """Plot the distribution of the number of instances per image."""
     for dataset, numbers in statistics.items():
         counts = {int(n): images for n, images in numbers["per_image"].items()}
         shares = [100 * images / max(numbers["images"], 1) for images in counts.values()]
         axes.plot([*counts], shares, marker="o", ms=4, label=dataset)
-    axes.set(xlabel="instances in an image", ylabel="% of images")
+    axes.set(xlabel="instances per image", ylabel="% of images")
     axes.set_ylim(bottom=0)
     _legend(axes)

@@ -1,6 +1,8 @@
-"""Photographs for a report: ground truth and prediction beside each other, with the image's AP."""
+"""Images of a report: ground truth next to prediction, with the AP of the image."""
 
 import json
+import math
+from collections.abc import Iterable
 from pathlib import Path
 
 import cv2
@@ -10,15 +12,88 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import Boxes, BoxMode, Instances
 from pycocotools import mask as mask_utils
 
-from ..analysis import MIN_SCORE, pick_images
+from ..analysis import MIN_SCORE
+from ..evaluator import RESULTS_FILE
 from .draw import draw_comparison
 from .figures import to_uri
 
-_WIDTH = 560  # pixels of a picture; enough for half a desktop page
+_WIDTH = 560  # pixels of a drawing; enough for half a desktop page
+
+
+def pick_images(image_aps: dict[int, float | None], count: int = 3) -> dict[str, list[int]]:
+    """Ids of the `count` best, median and worst images by AP. No id occurs twice.
+
+    With fewer than `3 * count` images each group gets a third, rounded up, the best group first.
+    """
+    ranked = sorted(
+        (i for i, ap in image_aps.items() if ap is not None and not math.isnan(ap)),
+        key=lambda i: (-image_aps[i], i),
+    )
+    count = min(count, math.ceil(len(ranked) / 3))
+    best, rest = ranked[:count], ranked[count:]
+    worst = rest[-count:] if count else []
+    between = rest[: len(rest) - len(worst)]
+    start = max(0, (len(between) - count) // 2)
+    return {"best": best, "median": between[start : start + count], "worst": worst[::-1]}
+
+
+def image_groups(folder: Path, dataset_name: str, analysis: dict) -> list[dict]:
+    """Draw the best, median and worst images of an evaluation.
+
+    Args:
+        folder: holds the predictions of the evaluation.
+        dataset_name: registered, with images that can be read.
+        analysis: of this evaluation.
+
+    Returns:
+        `[{"kind": "best", "images": [{"file", "ap", "truth", "prediction"}, ...]}, ...]`, the last
+        two as `data:` addresses. Images whose file does not exist are skipped.
+    """
+    chosen = pick_images(analysis["images"])
+    wanted = {image for ids in chosen.values() for image in ids}
+    dicts = {d["image_id"]: d for d in DatasetCatalog.get(dataset_name) if d["image_id"] in wanted}
+    predictions = read_predictions(folder, dataset_name, dicts.values())
+    groups = []
+    for kind, ids in chosen.items():
+        images = [
+            _image(dicts[i], predictions[i], dataset_name, analysis["images"][i])
+            for i in ids
+            if i in dicts and Path(dicts[i]["file_name"]).exists()
+        ]
+        if images:
+            groups.append({"kind": kind, "images": images})
+    return groups
+
+
+def read_predictions(
+    folder: Path, dataset_name: str, dataset_dicts: Iterable[dict]
+) -> dict[int, Instances]:
+    """Read the saved predictions for some images, those with a score of at least `MIN_SCORE`.
+
+    Args:
+        folder: where the evaluation saved them.
+        dataset_name: registered.
+        dataset_dicts: of the images, in detectron2's dataset format.
+
+    Returns:
+        predictions by image id, on the CPU.
+    """
+    dicts = {d["image_id"]: d for d in dataset_dicts}
+    by_image: dict = {image: [] for image in dicts}
+    for result in json.loads((folder / RESULTS_FILE).read_text()):
+        if result["image_id"] in dicts and result["score"] >= MIN_SCORE:
+            by_image[result["image_id"]].append(result)
+    metadata = MetadataCatalog.get(dataset_name)
+    contiguous = metadata.get("thing_dataset_id_to_contiguous_id")
+    contiguous = contiguous or {i: i for i in range(len(metadata.thing_classes))}
+    return {
+        i: instances_of(results, dicts[i]["height"], dicts[i]["width"], contiguous)
+        for i, results in by_image.items()
+    }
 
 
 def instances_of(results: list[dict], height: int, width: int, contiguous: dict) -> Instances:
-    """COCO results of one image as detectron2's `Instances`.
+    """Convert COCO results of one image to detectron2's `Instances`.
 
     Args:
         results: with `bbox` (x, y, w, h in pixels), `score`, `category_id` and maybe an RLE.
@@ -39,46 +114,13 @@ def instances_of(results: list[dict], height: int, width: int, contiguous: dict)
     return instances
 
 
-def picture_groups(folder: Path, dataset_name: str, analysis: dict) -> list[dict]:
-    """The best, median and worst images of an evaluation.
-
-    Args:
-        folder: holds `coco_instances_results.json`.
-        dataset_name: registered, with the images where it says.
-        analysis: of this evaluation.
-
-    Returns:
-        `[{"kind": "best", "pictures": [{"file", "ap", "truth", "prediction"}, ...]}, ...]`, the
-        last two as `data:` addresses. Images that cannot be found are left out.
-    """
-    chosen = pick_images(analysis["images"])
-    wanted = {image for ids in chosen.values() for image in ids}
-    by_image = {image: [] for image in wanted}
-    for result in json.loads((folder / "coco_instances_results.json").read_text()):
-        if result["image_id"] in wanted and result["score"] >= MIN_SCORE:
-            by_image[result["image_id"]].append(result)
-    dicts = {d["image_id"]: d for d in DatasetCatalog.get(dataset_name) if d["image_id"] in wanted}
-    groups = []
-    for kind, ids in chosen.items():
-        pictures = [
-            _picture(dicts[i], by_image[i], dataset_name, analysis["images"][i])
-            for i in ids
-            if i in dicts and Path(dicts[i]["file_name"]).exists()
-        ]
-        if pictures:
-            groups.append({"kind": kind, "pictures": pictures})
-    return groups
-
-
-def _picture(dataset_dict: dict, results: list[dict], dataset_name: str, ap: float) -> dict:
-    metadata = MetadataCatalog.get(dataset_name)
-    height, width = dataset_dict["height"], dataset_dict["width"]
-    contiguous = metadata.get("thing_dataset_id_to_contiguous_id")
-    contiguous = contiguous or {i: i for i in range(len(metadata.thing_classes))}
-    instances = instances_of(results, height, width, contiguous)
-    scale = min(4.0, _WIDTH / width)
+def _image(dataset_dict: dict, instances: Instances, dataset_name: str, ap: float) -> dict:
     truth, prediction = draw_comparison(
-        dataset_dict, instances, metadata, min_score=MIN_SCORE, scale=scale
+        dataset_dict,
+        instances,
+        MetadataCatalog.get(dataset_name),
+        min_score=MIN_SCORE,
+        scale=min(4.0, _WIDTH / dataset_dict["width"]),
     )
     return {
         "file": Path(dataset_dict["file_name"]).name,
@@ -91,6 +133,6 @@ def _picture(dataset_dict: dict, results: list[dict], dataset_name: str, ap: flo
 
 
 def jpeg(rgb: np.ndarray) -> str:
-    """An (h, w, 3) uint8 RGB picture as a `data:` address."""
+    """Encode an (h, w, 3) uint8 RGB image as a `data:` address."""
     _, encoded = cv2.imencode(".jpg", rgb[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 85])
     return to_uri(encoded.tobytes(), "jpeg")

@@ -1,4 +1,4 @@
-"""The `metrics.json` of a run, which also has the earlier runs in the same directory."""
+"""Reads `metrics.json` of a run, which also holds earlier runs in the same directory."""
 
 import json
 import logging
@@ -9,31 +9,41 @@ logger = logging.getLogger(__name__)
 
 
 def read_metrics(file: str | Path) -> dict[int, dict[str, float]]:
-    """Scalars by iteration, in order; `{}` if there is no file.
+    """Read scalars by iteration, in order. Returns `{}` if there is no file.
 
-    detectron2 appends to the file. If training goes back to an earlier iteration, in a resumed or a
-    new run, the later lines before that are dropped. Lines that a full disk or a power failure has
-    cut off are skipped and counted in a warning.
+    detectron2 appends to the file. If training goes back to an earlier iteration, because of a
+    resume or a new run, the later values of the earlier training are dropped. Lines that are not
+    JSON, as a full disk or a power cut can write them, are skipped with a warning.
     """
     by_iteration: dict[int, dict[str, float]] = {}
     last = -1  # iteration of the last line of training; evaluations may be written late
-    num_broken = 0
-    if Path(file).exists():
-        for line in Path(file).read_text().splitlines():
-            try:
-                values = json.loads(line)
-                iteration = values.pop("iteration")
-            except (ValueError, KeyError, AttributeError, TypeError):
-                num_broken += 1
-                continue
-            if "total_loss" in values:
-                if iteration < last:
-                    by_iteration = {i: v for i, v in by_iteration.items() if i < iteration}
-                last = iteration
-            by_iteration.setdefault(iteration, {}).update(values)
-    if num_broken:
-        logger.warning(f"{file}: {num_broken} lines are no JSON objects and are skipped")
+    for values in _read_lines(Path(file)):
+        iteration = values.pop("iteration")
+        if "total_loss" in values:
+            if iteration < last:
+                by_iteration = {i: v for i, v in by_iteration.items() if i < iteration}
+            last = iteration
+        by_iteration.setdefault(iteration, {}).update(values)
     return dict(sorted(by_iteration.items()))
+
+
+def _read_lines(file: Path) -> list[dict]:
+    """The lines that hold scalars of an iteration."""
+    if not file.exists():
+        return []
+    lines = file.read_text(errors="replace").splitlines()
+    found = [values for values in map(_parse, lines) if values is not None]
+    if skipped := len(lines) - len(found):
+        logger.warning(f"{file}: {skipped} of {len(lines)} lines are damaged and were skipped")
+    return found
+
+
+def _parse(line: str) -> dict | None:
+    try:
+        values = json.loads(line)
+    except ValueError:
+        return None
+    return values if isinstance(values, dict) and "iteration" in values else None
 
 
 def series(metrics: dict[int, dict[str, float]], name: str) -> tuple[list[int], list[float]]:
@@ -43,14 +53,14 @@ def series(metrics: dict[int, dict[str, float]], name: str) -> tuple[list[int], 
 
 
 def metric_prefix(dataset_name: str, dataset_names: Sequence[str]) -> str:
-    """The prefix of a metric's name in detectron2: the dataset, if there are several."""
+    """The prefix of a metric's name, which is the dataset's name if there are several datasets."""
     return f"{dataset_name}/" if len(dataset_names) > 1 else ""
 
 
 def evaluations(
     metrics: dict[int, dict[str, float]], prefix: str = ""
 ) -> list[tuple[int, dict[str, float]]]:
-    """The iterations that have APs, with those values whose names have the prefix, without it."""
+    """The iterations with APs, and their values whose names have the prefix, without the prefix."""
     found = []
     for iteration, values in metrics.items():
         own = {k.removeprefix(prefix): v for k, v in values.items() if k.startswith(prefix)}

@@ -1,4 +1,4 @@
-"""What a run was: its command, versions and data, left in `OUTPUT_DIR/run.json` for reports."""
+"""Command and versions of a run, saved in `OUTPUT_DIR/run.json` for the report."""
 
 import json
 import platform
@@ -20,7 +20,7 @@ FILE_NAME = "run.json"
 
 
 def write_run_info(cfg: CfgNode) -> None:
-    """Write `run.json` into `OUTPUT_DIR`, and `config.yaml` where `default_setup` has not."""
+    """Write `run.json`, and `config.yaml` unless it exists, into `OUTPUT_DIR`."""
     info = {
         "command": shlex.join(["python", *sys.argv]),
         "started": datetime.now().astimezone().isoformat(timespec="seconds"),
@@ -34,25 +34,25 @@ def write_run_info(cfg: CfgNode) -> None:
 
 
 def read_run_info(folder: str | Path) -> dict:
-    """What `write_run_info` wrote; empty values for a run that has no `run.json`."""
+    """Read what `write_run_info` wrote. Values are empty if there is no `run.json`."""
     file = Path(folder, FILE_NAME)
     info = json.loads(file.read_text()) if file.exists() else {}
     return {"command": "", "started": "", "versions": {}, **info}
 
 
 def statistics_of(cfg: CfgNode) -> dict[str, dict]:
-    """Statistics of the datasets of a config, of those that the run has saved."""
+    """Statistics by dataset, of those datasets of a config whose check has saved them."""
     names = dict.fromkeys((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST))
     found = {name: read_statistics(cfg.OUTPUT_DIR, name) for name in names}
     return {name: statistics.summary() for name, statistics in found.items() if statistics}
 
 
 def versions() -> dict[str, str]:
-    """Of what computes: Python, torch, detectron2, this package, the GPU."""
+    """Versions of Python, torch, detectron2 and this package, and the device."""
     try:
         own = metadata.version("mrcnn_plugin")
     except metadata.PackageNotFoundError:
-        own = "run from its source"
+        own = "not installed"
     cuda = torch.cuda.is_available()
     return {
         "Python": platform.python_version(),

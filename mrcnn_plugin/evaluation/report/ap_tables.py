@@ -1,14 +1,17 @@
-"""The AP tables of a report: numbers as text, and how far they are from the evaluation before."""
+"""AP tables of a report: numbers as text, with the difference from the previous evaluation."""
 
 import math
 
-METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
+from ..precision_recall import METRICS
+
 TASKS = {"bbox": "box", "segm": "mask"}
 
 
 def flatten(analysis: dict) -> dict[str, float | None]:
-    """The APs of an analysis by the names of metrics.json: "segm/AP50", "segm/AP-cat"; and, which
-    these lack, "segm/AP50-cat"."""
+    """The APs of an analysis by their names in metrics.json, such as "segm/AP50" and "segm/AP-cat".
+
+    It also has AP50, AP75, ... per class ("segm/AP50-cat"), which metrics.json lacks.
+    """
     flat = {}
     for task, table in analysis["ap"].items():
         flat.update({f"{task}/{metric}": value for metric, value in table["all"].items()})
@@ -20,7 +23,7 @@ def flatten(analysis: dict) -> dict[str, float | None]:
 def previous_of(
     current: dict[str, float | None], evaluations: list[tuple[int, dict]]
 ) -> tuple[int | None, dict]:
-    """The last evaluation in a log that is not the current one: its iteration and values."""
+    """Iteration and values of the last logged evaluation that is not the current one."""
     before = list(evaluations)
     if before and _same(before[-1][1], current):
         before.pop()
@@ -37,12 +40,12 @@ def _same(logged: dict, current: dict) -> bool:
 
 
 def number(value: float | None) -> float | None:
-    """None for what is not a number: an AP of nothing is NaN in detectron2, -1 in COCO."""
+    """Convert an undefined AP, which is NaN in detectron2 and -1 in COCO, to None."""
     return None if value is None or math.isnan(value) or value < 0 else float(value)
 
 
 def cell(value: float | None, previous: float | None = None) -> dict[str, str]:
-    """`text`, `delta` (signed, "" where there is none) and `trend`: up, down or same."""
+    """`text`, `delta` (signed, "" without a previous value) and `trend` (up, down or same)."""
     value, previous = number(value), number(previous)
     if value is None:
         return {"text": "\N{EN DASH}", "delta": "", "trend": "same"}
@@ -55,7 +58,7 @@ def cell(value: float | None, previous: float | None = None) -> dict[str, str]:
 
 
 def overall_table(current: dict, previous: dict) -> list[dict]:
-    """A row for boxes and one for masks: `name` and `cells` in the order of `METRICS`."""
+    """One row for boxes and one for masks, with `name` and `cells` in the order of `METRICS`."""
     return [
         {
             "name": label,
@@ -67,7 +70,7 @@ def overall_table(current: dict, previous: dict) -> list[dict]:
 
 
 def class_table(current: dict, previous: dict, classes: list[str], main_task: str) -> list[dict]:
-    """A row for each class: `name`; `cells`: AP of boxes and masks, the rest of the main task."""
+    """One row per class: `name`, and `cells` with box AP, mask AP and the main task's others."""
     tasks = [task for task in TASKS if f"{task}/AP" in current]
     columns = [(task, "AP") for task in tasks] + [(main_task, metric) for metric in METRICS[1:]]
     return [
