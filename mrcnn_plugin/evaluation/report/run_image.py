@@ -19,7 +19,7 @@ from .images import read_predictions
 from .metrics_log import read_metrics, series
 
 _WIDTH = 320  # pixels of each drawing
-_NUM_COLORS = 128  # of the PNG; keeps eight images below 300 kB
+_NUM_COLORS = 256  # of the PNG; keeps eight images below 300 kB
 
 
 def draw_run(cfg: CfgNode, path: str | Path, *, num_images: int = 8) -> str:
@@ -108,5 +108,5 @@ def save_run_image(
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     image = Image.open(buffer).convert("RGB")
     # This method keeps the colors of thin curves, which the default one merges.
-    image = image.quantize(_NUM_COLORS, method=Image.Quantize.MAXCOVERAGE, kmeans=3)
+    image = image.quantize(_NUM_COLORS, method=Image.Quantize.MAXCOVERAGE)
     image.save(path, format="PNG", optimize=True)
