@@ -13,6 +13,7 @@ from detectron2.utils import comm
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from .distributed import unwrap
 from .rng import rng_state
 
 # Below this the scaler has halved the scale tens of times in a row: every gradient overflows.
@@ -131,7 +132,8 @@ class TrainStep(SimpleTrainer):
             scale = self.scaler.get_scale()
             too_small = scale < _SMALLEST_LOSS_SCALE
             return (f"every gradient (loss scale {scale:g})", {}, batch) if too_small else None
-        named = [(n, p.grad) for n, p in self.model.named_parameters() if p.grad is not None]
+        parameters = unwrap(self.model).named_parameters()  # with the names of a checkpoint
+        named = [(n, p.grad) for n, p in parameters if p.grad is not None]
         if torch.isfinite(torch.nn.utils.get_total_norm([grad for _, grad in named])):
             return None
         names = [name for name, grad in named if not torch.isfinite(grad).all()]

@@ -95,9 +95,9 @@ def train(args, arm: str, seed: int, output: Path) -> None:
     check_inputs(cfg, training=True)
     trainer = MRCNNTrainer(cfg)
     trainer.resume_or_load(resume=True)
-    trainer.train()
+    # Empty if the training had ended before its results were written.
+    results = trainer.train() or MRCNNTrainer.test(cfg, trainer.model)
     if comm.is_main_process():
-        results = trainer.last_results
         (output / "result.json").write_text(json.dumps(results, indent=1))
 
 

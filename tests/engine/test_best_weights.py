@@ -114,6 +114,19 @@ def test_best_weights_are_those_of_the_best_evaluation(tmp_path):
     assert torch.load(tmp_path / "model_best.pth")["value"] == 30.0
 
 
+@pytest.mark.parametrize("length", [0, 100, 1000])
+def test_a_truncated_file_of_best_weights_does_not_prevent_a_resume(tmp_path, caplog, length):
+    options = {"metric": "segm/AP", "model": nn.Linear(1, 1), "output_dir": str(tmp_path)}
+    ScriptedTrainer(BestWeights(**options), [30], "segm/AP").run()
+    file = tmp_path / "model_best.pth"
+    file.write_bytes(file.read_bytes()[:length])
+    resumed = BestWeights(**options)
+    resumed.load_state_dict({"metric": "segm/AP", "best": 10.0})
+    ScriptedTrainer(resumed, [20], "segm/AP", start_iter=2).run()
+    assert "model_best.pth cannot be read" in caplog.text
+    assert torch.load(file)["value"] == 20.0
+
+
 def test_a_metric_that_is_not_evaluated_is_named_with_those_that_are():
     hook = EarlyStopping(metric="segm/APP", patience=1, period=2)
     with pytest.raises(RunError, match=r"'segm/APP', but the evaluation gave segm/AP. Set it"):

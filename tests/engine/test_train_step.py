@@ -187,6 +187,18 @@ def test_overflow_under_the_loss_scaler_is_left_out_and_training_goes_on():
     assert model.weight.item() == 1.0 and scaler.get_scale() == 512.0
 
 
+def test_a_gradient_has_the_same_name_in_distributed_training():
+    store = torch.distributed.HashStore()
+    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    try:
+        model = nn.parallel.DistributedDataParallel(RootOfZero())
+        with pytest.raises(NonFiniteStep) as failed:
+            take(step_of(model, [[{"x": 1.0}]]))
+        assert failed.value.what == "the gradient of weight"
+    finally:
+        torch.distributed.destroy_process_group()
+
+
 def test_a_loss_scale_that_has_vanished_ends_the_run():
     step = step_of(RootOfZero(), [[{"x": 1.0}]], scaler=torch.amp.GradScaler("cpu", 1e-7))
     with pytest.raises(NonFiniteStep) as failed:

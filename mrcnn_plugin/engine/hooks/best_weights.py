@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 
@@ -46,7 +47,14 @@ class BestWeights(MetricHook):
     def before_train(self):
         """On resume the file may be newer than the checkpoint, which precedes an evaluation."""
         if self.trainer.start_iter > 0 and self.file.exists():
-            saved = torch.load(self.file, map_location="cpu", mmap=True)
+            try:
+                saved = torch.load(self.file, map_location="cpu", mmap=True)
+            except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+                logger.warning(
+                    f"{self.file} cannot be read ({error}). The best value is that of the "
+                    f"checkpoint, {self.best}; the next better evaluation replaces the file."
+                )
+                return
             if saved.get("metric") == self.metric and self.improves(saved["value"]):
                 self.best = saved["value"]
 
