@@ -1,7 +1,7 @@
 """Builds `mrcnn_plugin._C`, the native ops. Everything else about the package is in pyproject.toml.
 
 Environment: FORCE_CUDA=1 or 0 (default: CUDA when both torch and nvcc have it), CUDA_HOME,
-TORCH_CUDA_ARCH_LIST (default: the visible card, else 8.0;9.0+PTX), MAX_JOBS.
+TORCH_CUDA_ARCH_LIST (default: the visible GPU, else 8.0;9.0+PTX), MAX_JOBS.
 """
 
 import os
@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parent
 
 
 def find_cuda_home():
-    """The first place with both nvcc and the headers; nvcc on the PATH may be a wrapper."""
+    """Return the first directory with nvcc and the headers; nvcc on the PATH may be a wrapper."""
     on_path = shutil.which("nvcc")
     candidates = [os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH")]
     candidates += [Path(on_path).resolve().parents[1]] if on_path else []
@@ -39,9 +39,9 @@ def want_cuda(cuda_home):
     if forced not in (None, "", "0", "1"):
         sys.exit(f"FORCE_CUDA must be 0 or 1, got {forced!r}")
     if forced == "1" and cuda_home is None:
-        sys.exit("FORCE_CUDA=1, but there is no CUDA toolkit with nvcc: set CUDA_HOME to one")
+        sys.exit("FORCE_CUDA=1, but no CUDA toolkit with nvcc was found. Set CUDA_HOME to one")
     if forced == "1" and torch.version.cuda is None:
-        sys.exit(f"FORCE_CUDA=1, but torch {torch.__version__} was built without CUDA")
+        sys.exit(f"FORCE_CUDA=1, but torch {torch.__version__} has no CUDA. Install a CUDA build")
     return forced == "1" or (forced != "0" and bool(cuda_home) and bool(torch.version.cuda))
 
 
@@ -56,11 +56,11 @@ from torch.utils.cpp_extension import BuildExtension, include_paths, library_pat
 
 
 class AtomicBuildExtension(BuildExtension):
-    """Replaces an installed library in one step: a process that has it loaded keeps the old one."""
+    """Replaces the library atomically, so that processes that have it loaded keep the old one."""
 
     def finalize_options(self):
         super().finalize_options()
-        self.force = True  # ninja knows what is out of date, also after FORCE_CUDA has changed
+        self.force = True  # ninja decides what to rebuild, also after FORCE_CUDA has changed
 
     def copy_file(self, infile, outfile, *args, **kwargs):
         if not str(outfile).endswith(".so"):
@@ -71,11 +71,11 @@ class AtomicBuildExtension(BuildExtension):
 
 
 def native_extension():
-    # The stable ABI of torch 2.10: one library for every torch from there on. It has no Python
-    # symbol either, hence abi3; it registers its ops when torch.ops.load_library loads it.
+    # The stable ABI of torch 2.10: one library for every later torch. It uses no Python symbol
+    # either, hence abi3. It registers its ops when torch.ops.load_library loads it.
     defines = ["-DTORCH_TARGET_VERSION=0x020a000000000000"]
-    # Coordinates are rounded step by step, the same everywhere: see csrc/roi_align_geometry.h.
-    # Error messages name their source file, relative to here.
+    # Without contraction, coordinates are rounded identically everywhere: see
+    # csrc/roi_align_geometry.h. The prefix map makes paths in error messages relative.
     prefix = f"-ffile-prefix-map={ROOT}/="
     flags = {"cxx": [*defines, "-O3", "-ffp-contract=off", "-fvisibility=hidden", "-g0", prefix]}
     sources = [str(path) for path in sorted(Path("csrc").rglob("*.cpp"))]
@@ -83,7 +83,7 @@ def native_extension():
     if WITH_CUDA:
         sources.append("csrc/cuda/roi_align.cu")
         flags["nvcc"] = [*defines, "-DUSE_CUDA", "-O3", "--fmad=false", "-Xcompiler", prefix]
-        # Static, so that the library also loads where there is no CUDA at all.
+        # Static, so that the library also loads on machines without CUDA.
         libraries += ["cudart_static", "rt", "dl", "pthread"]
         library_dirs += [str(CUDA_HOME / lib) for lib in ("lib64", "lib")]
     return Extension(

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Seconds of the data check on a json of COCO size: `python benchmarks/data_check.py`.
+"""Measures the dataset checks on a json of COCO's size: `python benchmarks/data_check.py`.
 
-Makes a synthetic data set in a temporary directory, reads it and checks it, and prints the seconds.
+Writes a synthetic dataset to a temporary directory, reads and checks it, and prints the seconds.
 """
 
 import argparse
@@ -12,22 +12,22 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from mrcnn_plugin.data.problems import Findings
 
 from mrcnn_plugin.data.check import check_content
 from mrcnn_plugin.data.coco_file import read_coco_json
+from mrcnn_plugin.data.findings import Findings
 
 HEIGHT, WIDTH = 480, 640
 
 
 def make(root: Path, num_images: int, num_annotations: int) -> Path:
-    """A json of random quadrilaterals; every image file is a link to the same picture."""
-    cv2.imwrite(str(root / "picture.png"), np.zeros((HEIGHT, WIDTH, 3), np.uint8))
+    """Write a json of random quadrilaterals; every image file is a link to the same image."""
+    cv2.imwrite(str(root / "image.png"), np.zeros((HEIGHT, WIDTH, 3), np.uint8))
     (root / "images").mkdir()
     images = []
     for i in range(1, num_images + 1):
         name = f"{i:012d}.png"
-        (root / "images" / name).symlink_to(root / "picture.png")
+        (root / "images" / name).symlink_to(root / "image.png")
         images.append({"id": i, "file_name": name, "height": HEIGHT, "width": WIDTH})
     rng = np.random.default_rng(0)
     corners = rng.uniform(0, (WIDTH - 100, HEIGHT - 100), (num_annotations, 2)).round(2)
@@ -62,7 +62,7 @@ def main():
         start = time.perf_counter()
         content = read_coco_json(str(json_file))
         read = time.perf_counter() - start
-        findings = Findings("synthetic", mend=True)
+        findings = Findings("synthetic")
         start = time.perf_counter()
         check_content(content, findings, str(Path(folder, "images")))
         checked = time.perf_counter() - start

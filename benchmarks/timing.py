@@ -72,7 +72,7 @@ def cpu_name() -> str:
 
 
 def machine(device: str) -> str:
-    """One line that says where the times were measured."""
+    """Return one line that describes the processor or GPU, its load and the version of torch."""
     if device == "cuda":
         name = f"{torch.cuda.get_device_name()}, CUDA {torch.version.cuda}"
     else:

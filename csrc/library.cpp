@@ -3,7 +3,8 @@
 #include <torch/csrc/stable/library.h>
 
 STABLE_TORCH_LIBRARY(mrcnn_plugin, m) {
-  // `argmax` says for mode="max" which sample won each bin; it has no elements for mode="avg".
+  // `argmax` is the index of the sample that is the maximum of each bin. It is empty for
+  // mode="avg".
   m.def(
       "roi_align(Tensor features, Tensor rois, SymInt pooled_height, SymInt pooled_width, "
       "float spatial_scale, int sampling_ratio, bool aligned, str mode, int bin_stride) "
@@ -13,17 +14,17 @@ STABLE_TORCH_LIBRARY(mrcnn_plugin, m) {
       "SymInt channels, SymInt height, SymInt width, SymInt pooled_height, SymInt pooled_width, "
       "float spatial_scale, int sampling_ratio, bool aligned, str mode, int bin_stride) "
       "-> Tensor");
-  // The same on the levels of a pyramid: RoI r on features[levels[r]]; levels is (R), int64.
+  // Pools from a pyramid: RoI r from features[levels[r]]. `levels` is (R), int64.
   m.def(
       "roi_align_levels(Tensor[] features, Tensor rois, Tensor levels, SymInt pooled_height, "
       "SymInt pooled_width, float[] spatial_scales, int sampling_ratio, bool aligned, str mode, "
       "int bin_stride) -> (Tensor output, Tensor argmax)");
-  // The gradient to one of the levels.
+  // The gradient with respect to one level.
   m.def(
       "roi_align_levels_backward(Tensor grad_output, Tensor rois, Tensor levels, int level, "
       "Tensor argmax, SymInt batch, SymInt channels, SymInt height, SymInt width, "
       "SymInt pooled_height, SymInt pooled_width, float spatial_scale, int sampling_ratio, "
       "bool aligned, str mode, int bin_stride) -> Tensor");
-  // The instruction set that the CPU kernels use: baseline, avx2 or avx512.
+  // Returns the instruction set of the CPU kernels: baseline, avx2 or avx512.
   m.def("cpu_isa() -> str");
 }

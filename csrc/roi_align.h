@@ -1,12 +1,17 @@
-// The ops of RoIAlign, written once for every device: arguments in, checks, results out.
+// Checks the arguments of the RoIAlign ops, allocates the results and calls the backend of the
+// device. The Python functions report most errors first; these checks make direct calls of
+// torch.ops safe.
 //
 // A Backend is a struct of
-//   Guard(tensor)      makes the tensor's device the current one while it lives
+//   Guard(tensor)
+//       makes the tensor's device the current one during its lifetime
 //   check_images(rois, batch), check_level_of(level_of, rois, levels)
-//                      refuse a batch index or level out of range, where that can be seen; before
-//                      anything is allocated
-//   forward(features, rois, options, result)   fills the result; RoI r is on map rois.level_of[r]
-//   backward(grad_output, rois, level, argmax, options, grad_features)   fills the gradient
+//       reject a batch index or level that is out of range, if checking it needs no
+//       synchronization; they run before anything is allocated
+//   forward(features, rois, options, result)
+//       fills the result; RoI r reads map rois.level_of[r]
+//   backward(grad_output, rois, level, argmax, options, grad_features)
+//       fills the gradient
 #pragma once
 
 #include <torch/csrc/stable/library.h>
@@ -23,7 +28,7 @@ struct ForwardResult {
   Tensor output, argmax;
 };
 
-/// The RoIs of a call; level_of is null where there is one map and all are its.
+/// The RoIs of a call. level_of is null if there is only one map.
 struct LeveledRois {
   Tensor boxes;             // (R, 5), contiguous
   const int64_t* level_of;  // (R)
@@ -59,8 +64,8 @@ inline void check_maps(const Tensor& maps, const char* name) {
                   torch::headeronly::toString(type));
 }
 
-/// RoIs as the kernels read them: contiguous, and in the type in which coordinates are computed:
-/// float64 if either the RoIs or the features are, else float32. Never half.
+/// Returns contiguous RoIs in the type of the coordinates: float64 if the RoIs or the features are,
+/// otherwise float32. It is never half.
 inline Tensor prepare_rois(const Tensor& rois, const Tensor& maps) {
   const ScalarType type = rois.scalar_type();
   STD_TORCH_CHECK(rois.dim() == 2 && rois.size(1) == 5,
@@ -81,7 +86,7 @@ inline void check_levels(const Tensor& levels, const Tensor& rois) {
                   "roi_align_levels: levels must be (R), int64, contiguous, on the device of rois");
 }
 
-/// The maps of a pyramid differ in height and width alone.
+/// The maps of a pyramid may differ only in height and width.
 inline void check_pyramid(const std::vector<Tensor>& features, const std::vector<double>& scales) {
   STD_TORCH_CHECK(!features.empty() && features.size() == scales.size(),
                   "roi_align_levels: needs one spatial_scale for each of one or more maps, got ",

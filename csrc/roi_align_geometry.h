@@ -2,9 +2,9 @@
 //
 // Average RoIAlign is separable. A sample at (y, x) weighs its four neighbours by the product of
 // two linear interpolations, and it lies on the map when both of its coordinates do. Everything
-// here is therefore written once, for one axis, and is the same code on CPU and GPU. Compile it
-// without fused multiply-adds: the rules below are discontinuous, so one rounding decides whether a
-// sample on the border counts.
+// here is therefore written for one axis, and is the same code on CPU and GPU. It must be compiled
+// without fused multiply-adds: the rules are discontinuous, so a single rounding decides whether a
+// sample at the border counts.
 #pragma once
 
 #include <cmath>
@@ -26,15 +26,16 @@ using accumulate_t = std::conditional_t<std::is_same_v<T, double>, double, float
 struct RoiAlignOptions {
   int64_t pooled_height;  // bins of the full grid
   int64_t pooled_width;
-  double spatial_scale;    // feature-map pixels for one input-image pixel
+  double spatial_scale;    // feature-map pixels per input-image pixel
   int64_t sampling_ratio;  // samples per bin and axis; 0: ceil(RoI size / bins)
   bool aligned;            // pixel (i, j) has its centre at (i + 0.5, j + 0.5)
   bool max;                // maximum of the samples, else their average
   int64_t bin_stride;      // bins 0, bin_stride, 2 * bin_stride, ... are computed
 };
 
-// More samples than this in a bin and axis and the RoI has none: it is zero. (A double counts the
-// samples of an average exactly; the argmax keeps a pair of sample indices in 31 bits.)
+// A RoI with more samples than this per bin and axis is treated as one without samples, so its
+// result is zero. (A double represents the number of samples of an average exactly. The argmax
+// stores two sample indices in 31 bits.)
 constexpr int64_t kMostSamplesAvg = int64_t{1} << 53;
 constexpr int kArgmaxBits = 15;
 constexpr int64_t kMostSamplesMax = (int64_t{1} << kArgmaxBits) - 1;
@@ -43,7 +44,7 @@ MRCNN_HOST_DEVICE int64_t kept_bins(int64_t pooled, int64_t bin_stride) {
   return (pooled - 1) / bin_stride + 1;
 }
 
-/// The image a RoI belongs to, or -1 when `index` names none of the `batch` images.
+/// Returns the image of a RoI, or -1 if `index` is not the index of one of the `batch` images.
 template <typename coord_t>
 MRCNN_HOST_DEVICE int64_t image_of(coord_t index, int64_t batch) {
   if (!(index >= 0 && index < static_cast<coord_t>(batch))) return -1;
@@ -51,8 +52,8 @@ MRCNN_HOST_DEVICE int64_t image_of(coord_t index, int64_t batch) {
   return static_cast<coord_t>(image) == index && image < batch ? image : -1;
 }
 
-/// One sample on one axis: the two pixels it lies between and their weights, which sum to one.
-/// `lo` is -1 before and `extent` after the map for a sample that is not on it (!valid).
+/// One sample on one axis: the two pixels on its sides and their weights, which sum to one. For a
+/// sample outside the map (!valid), `lo` is -1 before the map and `extent` after it.
 template <typename coord_t>
 struct Tap {
   int64_t lo, hi;
@@ -60,8 +61,8 @@ struct Tap {
   bool valid;
 };
 
-/// The bilinear rule. `at` is measured from the centre of pixel 0. The map reaches one pixel beyond
-/// its outermost centres, where it is constant.
+/// The bilinear rule. `at` is measured from the centre of pixel 0. The map extends one pixel beyond
+/// its outermost centres and is constant there.
 template <typename coord_t>
 MRCNN_HOST_DEVICE Tap<coord_t> bilinear_tap(coord_t at, int64_t extent) {
   if (extent == 0 || !(at >= -1)) return {-1, -1, 0, 0, false};
@@ -105,9 +106,9 @@ MRCNN_HOST_DEVICE Axis<coord_t> make_axis(coord_t from, coord_t to, int64_t pool
   return {start, bin_size, finite && countable ? static_cast<int64_t>(samples) : 0, extent};
 }
 
-/// Consecutive samples [begin, end) of a bin between the same two pixels, or off the same side of
-/// the map. Their taps change linearly, so the first and the last say all. A bin has at most
-/// extent + 3 runs however large the RoI is, and that bounds its cost.
+/// Consecutive samples [begin, end) of a bin between the same two pixels, or outside the same side
+/// of the map. Their taps change linearly, so the first and the last determine all of them. A bin
+/// has at most extent + 3 runs, which bounds its cost for a RoI of any size.
 template <typename coord_t>
 struct Run {
   int64_t begin, end;
@@ -121,7 +122,7 @@ MRCNN_HOST_DEVICE Run<coord_t> run_from(const Axis<coord_t>& axis, int64_t bin, 
     const Tap<coord_t> tap = axis.tap(bin, sample);
     return tap.lo != first.lo || tap.hi != first.hi;
   };
-  // Samples move in one direction: double the step until it leaves the run, then bisect.
+  // Samples are monotonic: double the step until it leaves the run, then bisect.
   int64_t inside = begin, end = begin + 1;
   for (int64_t step = 1; end < axis.samples && !outside(end); step *= 2) {
     inside = end;
@@ -134,7 +135,7 @@ MRCNN_HOST_DEVICE Run<coord_t> run_from(const Axis<coord_t>& axis, int64_t bin, 
   return {begin, end, first, inside == begin ? first : axis.tap(bin, inside)};
 }
 
-/// What a run adds to the average over its bin, as one tap (an arithmetic series).
+/// The contribution of a run to the average of its bin as one tap (an arithmetic series).
 template <typename coord_t>
 MRCNN_HOST_DEVICE Tap<coord_t> mean_tap(const Axis<coord_t>& axis, const Run<coord_t>& run) {
   const auto count = static_cast<coord_t>(run.end - run.begin);

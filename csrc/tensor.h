@@ -1,4 +1,4 @@
-// Tensors as the kernels of every device access, allocate and dispatch on them.
+// Strided access to tensors, allocation, and dispatch on the element type, for every device.
 #pragma once
 
 #include <torch/csrc/stable/ops.h>
@@ -35,7 +35,7 @@ View<const T> const_view(const Tensor& t) {
           {t.stride(0), t.stride(1), t.stride(2), t.stride(3)}};
 }
 
-/// Channels-last when `t` is that and not also contiguous, as torch's own operators decide.
+/// Channels-last if `t` is channels-last and not also contiguous, which is torch's own rule.
 inline MemoryFormat suggested_format(const Tensor& t) {
   if (t.is_contiguous()) return MemoryFormat::Contiguous;
   int64_t expected = 1;
@@ -53,7 +53,7 @@ inline Tensor empty_maps(const Tensor& like, ScalarType type, int64_t n, int64_t
                               suggested_format(like));
 }
 
-/// Calls use(T{}) with a zero of the maps' element type.
+/// Calls use(T{}), where T is the element type of the maps.
 template <typename Use>
 void dispatch_maps(const Tensor& maps, const Use& use) {
   switch (maps.scalar_type()) {

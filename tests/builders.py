@@ -24,7 +24,7 @@ CONFIGS = ROOT / "configs"
 
 
 def load_cfg(name: str | Path, *opts) -> CfgNode:
-    """A config of `configs/` (or a full path), CPU, random weights, `KEY, VALUE, ...` overrides."""
+    """A config of `configs/` (or a full path) with overrides, for the CPU and random weights."""
     cfg = get_cfg()
     add_mrcnn_config(cfg)
     cfg.merge_from_file(str(CONFIGS / name))
@@ -33,7 +33,7 @@ def load_cfg(name: str | Path, *opts) -> CfgNode:
 
 
 def tiny_cfg(*opts) -> CfgNode:
-    """The paper's model on a ResNet-18 of a few channels: every component, milliseconds a step."""
+    """The paper's model on a narrow ResNet-18: every component, milliseconds per step."""
     return load_cfg(
         "mask_rcnn_R101_C4.yaml",
         *("MODEL.RESNETS.DEPTH", 18),
@@ -87,14 +87,14 @@ def tame_random_weights(model: torch.nn.Module) -> None:
 
 
 def forget(*names: str) -> None:
-    """Undo the registration of data sets."""
+    """Undo the registration of datasets."""
     for name in names:
         DatasetCatalog.remove(name)
         MetadataCatalog.remove(name)
 
 
 def train(cfg: CfgNode, *, resume=False):
-    """A trainer after its training; the generators start from 0."""
+    """Train with the generators seeded with 0, and return the trainer."""
     seed_all_rng(0)
     trainer = MRCNNTrainer(cfg)
     trainer.resume_or_load(resume=resume)
@@ -108,7 +108,7 @@ def read_metrics(cfg: CfgNode) -> list[dict]:
 
 
 def perfect_predictions(name: str) -> tuple[list[dict], list[dict]]:
-    """(inputs, outputs) of a model that answers with the ground truth of a registered data set."""
+    """(inputs, outputs) of a model that answers with the ground truth of a registered dataset."""
     inputs, outputs = [], []
     for image in DatasetCatalog.get(name):
         size = image["height"], image["width"]
@@ -126,7 +126,7 @@ def perfect_predictions(name: str) -> tuple[list[dict], list[dict]]:
 
 
 def evaluate(name: str, predictions: tuple[list[dict], list[dict]], output_dir: Path) -> dict:
-    """COCO's numbers of (inputs, outputs) on a registered data set."""
+    """COCO's numbers of (inputs, outputs) on a registered dataset."""
     evaluator = AnalysingCOCOEvaluator(name, output_dir=str(output_dir), distributed=False)
     evaluator.reset()
     evaluator.process(*predictions)

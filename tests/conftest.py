@@ -103,3 +103,22 @@ def shapes_cfg(tmp_path):
 
     yield make
     forget(*names)
+
+
+@pytest.fixture
+def report_may_fail():
+    """For tests in which a report fails on purpose."""
+
+
+@pytest.fixture(autouse=True)
+def reports_do_not_fail(request):
+    """Fail a test whose training logs that a report could not be made, and continues."""
+    errors = []
+    handler = logging.Handler(logging.ERROR)
+    handler.emit = lambda record: errors.append(logging.Formatter().format(record))
+    logger = logging.getLogger("mrcnn_plugin.engine.hooks.report")
+    logger.addHandler(handler)
+    yield
+    logger.removeHandler(handler)
+    if errors and "report_may_fail" not in request.fixturenames:
+        pytest.fail("\n".join(errors))

@@ -83,7 +83,7 @@ def every_input(device):
 
 
 def every_op(mode, features, rois, levels, grad):
-    """Outputs and gradients of a map and of a pyramid by the ops alone: all kernels are ours."""
+    """Outputs and gradients of a map and of a pyramid, computed by our ops only."""
     op, options = torch.ops.mrcnn_plugin, (0, True, mode, 1)
     output, argmax = op.roi_align(features[0], rois, 3, 3, SCALE, *options)
     grad_map = op.roi_align_backward(grad, rois, argmax, *features[0].shape, 3, 3, SCALE, *options)

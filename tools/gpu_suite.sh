@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Everything that needs a CUDA card, in under ten minutes and without network: build, tests,
-# compute-sanitizer, benchmarks. Leaves one text file; fails when a step fails.
+# Runs everything that needs a CUDA GPU, in under ten minutes and without network: build, tests,
+# compute-sanitizer, benchmarks. Writes one text file and fails if a step fails.
 #
 #   tools/gpu_suite.sh [file]                  default: output/gpu_suite.txt
 #
 # Environment: PYTHON (default: .venv/bin/python, else python3), TORCH_CUDA_ARCH_LIST (default: the
-# visible card), SUITE_SECONDS (default: 570). PYTHONPATH is kept, so that it may bring packages.
+# visible GPU), SUITE_SECONDS (default: 570). PYTHONPATH is kept and may add packages.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -24,7 +24,7 @@ note() {
   echo "${summary[-1]}"
 }
 
-# step NAME SECONDS COMMAND...: the output goes to the report, the exit status to the summary.
+# step NAME SECONDS COMMAND... writes the output to the report and the status to the summary.
 step() {
   local name=$1 limit=$2 left=$((deadline - SECONDS)) start=$SECONDS status
   shift 2
@@ -72,17 +72,17 @@ assert torch.cuda.is_available(), "torch sees no CUDA device"
 major, minor = torch.cuda.get_device_capability()
 print("python", platform.python_version(), "torch", torch.__version__, "CUDA", torch.version.cuda,
       "torchvision", torchvision.__version__)
-print("card", torch.cuda.get_device_name(), f"sm_{major}{minor}")' || finish
+print("GPU", torch.cuda.get_device_name(), f"sm_{major}{minor}")' || finish
 
 step build 180 "$python" setup.py build_ext --inplace || finish
 
 step tests 180 "$python" -m pytest -q -p no:cacheprovider -m gpu tests
 
-# Without torch's cache every tensor is an allocation of its own, so that reading past one shows.
+# Without torch's cache every tensor has its own allocation, so reads past its end are detected.
 small=(-m pytest -q -p no:cacheprovider -m gpu tests/layers/test_roi_align_cuda.py
   -k "hostile or no_image or no_level or any_argmax or empty or layout or every_op")
-# What kernels other than ours write may count as never written: a test whose inputs are copied from
-# the host, and whose kernels are all ours. (They use no shared memory, so racecheck has no work.)
+# initcheck does not track writes of kernels other than ours, so this test copies all inputs from the
+# host and runs our kernels only. (They use no shared memory, so racecheck has nothing to check.)
 ours=(-m pytest -q -p no:cacheprovider -m gpu tests/layers/test_roi_align_cuda.py -k every_op)
 if [ -n "$sanitizer" ]; then
   PYTORCH_NO_CUDA_MEMORY_CACHING=1 step memcheck 90 "$sanitizer" --tool memcheck \

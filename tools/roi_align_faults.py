@@ -186,8 +186,8 @@ def degenerate(op, args, sampling_ratio=0):
     return "right" if (output == 1).all() else f"values up to {output.abs().max():.3g}"
 
 
-@case("NaN pixel beside the samples", "stays in its bin", NAN)
-@case("infinite pixel beside the samples", "stays in its bin", INF)
+@case("NaN pixel next to the samples", "stays in its bin", NAN)
+@case("infinite pixel next to the samples", "stays in its bin", INF)
 def leak(op, args):
     """A sample on every pixel centre: the weights of all neighbours are exactly zero."""
     features = torch.zeros(1, 1, 6, 6)

@@ -1,5 +1,5 @@
-// The instruction set that the kernels of the CPU use: the best that this processor has, or the one
-// that the environment variable MRCNN_PLUGIN_ISA names (baseline, avx2, avx512).
+// The instruction set of the CPU kernels: the best one that the processor supports, or the value of
+// the environment variable MRCNN_PLUGIN_ISA (baseline, avx2, avx512).
 #pragma once
 
 #include <string>

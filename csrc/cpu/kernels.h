@@ -1,8 +1,8 @@
-// The inner loops of RoIAlign on the CPU, as the rest of the program sees them: plain data in,
-// plain data out, one table of functions for every instruction set (see cpu/kernels.inc).
+// The interface of the inner loops of RoIAlign on the CPU: plain structs, and one table of
+// functions per instruction set (see cpu/kernels.inc).
 //
 // They work on slabs: `lanes` channels of a map or of a RoI's bins, repacked so that the channel is
-// the innermost dimension. The padding lanes of a slab that is not full are zero.
+// the innermost dimension. The unused lanes of a partial slab are zero.
 #pragma once
 
 #if defined(__x86_64__)
@@ -21,17 +21,18 @@
 
 namespace mrcnn_plugin::cpu {
 
-/// Argmax as wide as the values it belongs to, so that both fill the same vectors.
+/// The argmax of a slab has the width of its values, so that both fill the same vectors.
 template <typename acc_t>
 using index_t = std::conditional_t<sizeof(acc_t) == 8, int64_t, int32_t>;
 
-/// A slab outside a slab: `lanes` channels of height x width elements of a tensor of any layout.
+/// The strided source or destination of a slab: `lanes` channels of a height x width window of a
+/// tensor.
 template <typename T>
 struct Plane {
   T* data;
   int64_t lanes, height, width;
   int64_t channel_stride, row_stride, column_stride;
-  bool streamed;  // written once and too large for the caches
+  bool streamed;  // write with non-temporal stores
 };
 
 /// One term of a weighted sum.
@@ -41,8 +42,9 @@ struct Term {
   acc_t weight;
 };
 
-/// Weighted sums on one axis: sum i has the terms [starts[i], starts[i + 1]). With `each` > 0 every
-/// sum has that many; the missing ones weigh zero and point one past the input, where zeros are.
+/// Weighted sums on one axis: sum i has the terms [starts[i], starts[i + 1]). If `each` > 0, every
+/// sum has that many terms. The added ones have weight zero and point one past the input, where the
+/// scratch memory has zeros.
 template <typename acc_t>
 struct Sums {
   const Term<acc_t>* terms;
@@ -50,31 +52,32 @@ struct Sums {
   int64_t count, each;
 };
 
-/// A sample on one axis, between the pixels lo and hi. A neighbour that weighs nothing is not read:
-/// on the x axis hi is then one past the input, where zeros are.
+/// A sample on one axis, between the pixels lo and hi. A neighbour of weight zero is not read: on
+/// the x axis hi is then one past the input, where the scratch memory has zeros.
 template <typename acc_t>
 struct Sample {
   int64_t index, lo, hi;
   acc_t w_lo, w_hi;
 };
 
-/// Bin i has the samples [starts[i], starts[i + 1]); cut[i]: and others off the map.
+/// Bin i owns samples [starts[i], starts[i + 1]). cut[i] is set if it also has samples outside the
+/// map.
 template <typename acc_t>
 struct Samples {
   const Sample<acc_t>* samples;
   const int64_t* starts;
   const char* cut;
-  int64_t count, most;  // bins; the most samples of any
+  int64_t count, most;  // number of bins; most samples of any bin
 };
 
-/// A slab, or the part of one that a RoI reaches.
+/// A slab, or the part of one that a RoI reads.
 template <typename acc_t>
 struct Grid {
   acc_t* data;
   int64_t row_stride, width;  // in elements; in pixels
 };
 
-/// `scratch` below has room for so many rows of an input, each with a pixel of zeros at its end.
+/// `scratch` below has room for this many rows of an input, each with a pixel of zeros at its end.
 constexpr int64_t kScratchRows = 8;
 
 template <typename T>
@@ -95,7 +98,8 @@ struct Kernels {
                            const index_t<acc_t>* argmax, acc_t* scratch, const Grid<acc_t>& grad);
 };
 
-/// The two widths of a slab: few channels would leave most of a wide one empty.
+/// The two widths of a slab. The narrow one is for few channels, which would fill little of a wide
+/// one.
 constexpr int64_t kWideLanes = 32, kNarrowLanes = 4;
 
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)

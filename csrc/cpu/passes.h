@@ -1,4 +1,4 @@
-// Forward and backward of RoIAlign on the CPU: all RoIs of a plan on all slabs.
+// The forward and backward of RoIAlign on the CPU over all slabs and all RoIs of a plan.
 #pragma once
 
 #include <algorithm>
@@ -32,7 +32,7 @@ Kernels<T> kernels_for(bool narrow) {
   }
 }
 
-/// What a thread works in.
+/// The buffers of one thread.
 template <typename T, typename acc_t = accumulate_t<T>>
 struct Workspace {
   Buffer<acc_t> slab, bins, scratch;
@@ -48,7 +48,7 @@ struct Workspace {
         argmax(is_max<Entry> ? out_bins * kernels.lanes : 0) {}
 };
 
-/// Where a RoI's part of a slab of its image's window begins, as a grid.
+/// The part of a slab that a RoI reads. The slab covers the window of the RoI's image.
 template <typename acc_t, typename Entry>
 Grid<acc_t> reach(acc_t* slab, const Window& window, const RoiPlan<Entry>& roi, int64_t lanes) {
   const int64_t pixel = (roi.y.begin - window.y) * window.width + roi.x.begin - window.x;
@@ -75,12 +75,19 @@ template <typename T>
 struct Forward {
   using acc_t = accumulate_t<T>;
   const Kernels<T>& kernels;
+  View<const T> features;
   View<T> output;
   View<int32_t> argmax;
   Window bins;  // the whole of a RoI's output
   bool streamed;
 
-  /// One of `parts` parts of the RoIs of an image, from the packed slab of its window.
+  /// Packs the window of the slab's image.
+  void pack(const ImagePlan& image, const Slab& slab, acc_t* to) const {
+    if (image.window.height == 0) return;
+    kernels.pack(plane(features, slab.image, slab, image.window), to);
+  }
+
+  /// Pools part `part` of `parts` of an image's RoIs from the packed slab of its window.
   template <typename Entry>
   void operator()(const Plan<Entry>& plan, const ImagePlan& image, int64_t part, int64_t parts,
                   const Slab& slab, const acc_t* packed, Workspace<T>& space) const {
@@ -104,54 +111,61 @@ struct Forward {
   }
 };
 
+/// Every thread repacks its own slabs, so they are in its cache.
 template <typename T, typename Entry>
-void forward(const Tensor& features, const Plan<Entry>& plan, const ForwardResult& result) {
+void forward_own_slabs(const SlabLoop& loop, const Plan<Entry>& plan, const Forward<T>& compute) {
+  const int64_t area = plan.largest_window(), out_bins = compute.bins.height * compute.bins.width;
+  loop.run(
+      1, area + plan.rois_per_image() * out_bins,
+      [&] { return Workspace<T>(plan, compute.kernels, area, out_bins, compute.bins.width); },
+      [&](const Slab& slab, int64_t, Workspace<T>& space) {
+        const ImagePlan& image = plan.images[slab.image];
+        compute.pack(image, slab, space.slab.data());
+        compute(plan, image, 0, 1, slab, space.slab.data(), space);
+      });
+}
+
+/// For more threads than slabs: all slabs are repacked first, then the threads divide the RoIs.
+template <typename T, typename Entry>
+void forward_shared_slabs(const SlabLoop& loop, int64_t parts, const Plan<Entry>& plan,
+                          const Forward<T>& compute) {
   using acc_t = accumulate_t<T>;
-  const int64_t out_height = result.output.size(2), out_width = result.output.size(3);
-  const int64_t out_bins = out_height * out_width, area = plan.largest_window();
-  const int64_t result_bytes = result.output.numel() * sizeof(T);
-  const SlabLoop loop(features.size(0), features.size(1));
-  const Kernels<T> kernels = kernels_for<T>(loop.narrow);
-  const Forward<T> compute{kernels,
-                           mutable_view<T>(result.output),
-                           is_max<Entry> ? mutable_view<int32_t>(result.argmax) : View<int32_t>{},
-                           {0, 0, out_height, out_width},
-                           result_bytes >= kLargeResult};
-  const auto maps = const_view<T>(features);
-  const auto pack = [&](const Slab& slab, acc_t* to) {
-    const Window& window = plan.images[slab.image].window;
-    if (window.height > 0) kernels.pack(plane(maps, slab.image, slab, window), to);
-  };
-  const auto space = [&](int64_t slab_pixels) {
-    return Workspace<T>(plan, kernels, slab_pixels, out_bins, out_width);
-  };
-  const int64_t parts = loop.parts(), bins = plan.rois_per_image() * out_bins;
-  if (parts == 1) {  // every thread repacks its own slabs, which are then in its cache
-    loop.run(
-        1, area + bins, [&] { return space(area); },
-        [&](const Slab& slab, int64_t, Workspace<T>& space) {
-          pack(slab, space.slab.data());
-          compute(plan, plan.images[slab.image], 0, 1, slab, space.slab.data(), space);
-        });
-    return;
-  }
-  // More threads than slabs: they share the slabs, all repacked first, and divide the RoIs.
+  const int64_t area = plan.largest_window(), out_bins = compute.bins.height * compute.bins.width;
   Buffer<acc_t> shared(loop.slabs * area * loop.lanes);
   const auto packed = [&](const Slab& slab) {
     return shared.data() + slab.index * area * loop.lanes;
   };
   loop.run(
-      1, area, [] { return 0; }, [&](const Slab& slab, int64_t, int) { pack(slab, packed(slab)); });
+      1, area, [] { return 0; },
+      [&](const Slab& slab, int64_t, int) {
+        compute.pack(plan.images[slab.image], slab, packed(slab));
+      });
   loop.run(
-      parts, bins / parts, [&] { return space(0); },
+      parts, plan.rois_per_image() * out_bins / parts,
+      [&] { return Workspace<T>(plan, compute.kernels, 0, out_bins, compute.bins.width); },
       [&](const Slab& slab, int64_t part, Workspace<T>& space) {
         compute(plan, plan.images[slab.image], part, parts, slab, packed(slab), space);
       });
 }
 
+template <typename T, typename Entry>
+void forward(const Tensor& features, const Plan<Entry>& plan, const ForwardResult& result) {
+  const SlabLoop loop(features.size(0), features.size(1));
+  const Kernels<T> kernels = kernels_for<T>(loop.narrow);
+  const int64_t result_bytes = result.output.numel() * sizeof(T), parts = loop.parts();
+  const Forward<T> compute{kernels,
+                           const_view<T>(features),
+                           mutable_view<T>(result.output),
+                           is_max<Entry> ? mutable_view<int32_t>(result.argmax) : View<int32_t>{},
+                           {0, 0, result.output.size(2), result.output.size(3)},
+                           result_bytes >= kLargeResult};
+  parts == 1 ? forward_own_slabs(loop, plan, compute)
+             : forward_shared_slabs(loop, parts, plan, compute);
+}
+
 // ---- Backward ----------------------------------------------------------------------------------
 
-/// Zeros where the window does not reach. `maps` is contiguous, or the window is the whole map.
+/// Writes zeros outside the window. `maps` is contiguous, or the window is the whole map.
 template <typename T>
 void zero_around(const Plane<T>& maps, const Window& window) {
   const int64_t area = maps.height * maps.width;
@@ -175,7 +189,7 @@ struct Backward {
   View<T> grad_features;
   Window bins, map;
 
-  /// Reads ahead what the next RoI needs: it begins far from where the last one ended.
+  /// Prefetches the gradient of the next RoI, which is far from that of the current one.
   void prefetch(const Plane<const T>& grad) const {
     if (grad.channel_stride != bins.height * bins.width || grad.column_stride != 1) return;
     const auto* begin = reinterpret_cast<const char*>(grad.data);
@@ -215,7 +229,7 @@ struct Backward {
 template <typename T, typename Entry>
 void backward(const Tensor& grad_output, const Tensor& argmax, Plan<Entry>& plan,
               const Tensor& grad_features) {
-  if (grad_features.numel() == 0) return;  // it has no memory either
+  if (grad_features.numel() == 0) return;  // an empty tensor has no memory
   const Window map{0, 0, grad_features.size(2), grad_features.size(3)};
   const Window bins{0, 0, grad_output.size(2), grad_output.size(3)};
   if (!grad_features.is_contiguous()) {

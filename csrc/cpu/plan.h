@@ -1,5 +1,5 @@
-// The plan of RoIAlign on the CPU: for each RoI and axis what its bins read, and how much of it. It
-// is made once and is the same for all channels.
+// The plan of RoIAlign on the CPU lists for each RoI and axis what each bin reads, with weights. It
+// is made once per call and is the same for all channels.
 #pragma once
 
 #include <algorithm>
@@ -15,7 +15,7 @@ template <typename Entry>
 struct AxisPlan {
   std::vector<Entry> entries;
   std::vector<int64_t> starts{0};
-  std::vector<char> cut;       // whether a sample of bin i is off the map (Sample entries only)
+  std::vector<char> cut;       // whether bin i has samples outside the map (Sample entries only)
   int64_t begin = 0, end = 0;  // pixels read by any bin
   int64_t each = 0;            // entries of the longest list; of all after `pad`
 
@@ -53,7 +53,7 @@ void append_bin(AxisPlan<Term<acc_t>>& plan, const Axis<coord_t>& axis, int64_t 
   plan.end_list();
 }
 
-/// From the terms of each bin to the terms of each pixel, in the order of the bins.
+/// Replaces the terms of each bin by the terms of each pixel, in the order of the bins.
 template <typename acc_t>
 void transpose(AxisPlan<Term<acc_t>>& plan) {
   AxisPlan<Term<acc_t>> out;
@@ -74,7 +74,8 @@ void transpose(AxisPlan<Term<acc_t>>& plan) {
   plan = std::move(out);
 }
 
-/// Makes all lists as long as the longest: a loop of constant length needs no branch prediction.
+/// Pads all lists to the length of the longest, because a loop of constant length needs no branch
+/// prediction.
 template <typename acc_t>
 void pad(AxisPlan<Term<acc_t>>& plan, int64_t zero) {
   if (plan.each * plan.lists() == static_cast<int64_t>(plan.entries.size())) return;
@@ -142,7 +143,7 @@ struct Window {
   int64_t y = 0, x = 0, height = 0, width = 0;
 };
 
-/// The RoIs of one image in their order, and the least window that all of them lie in.
+/// The RoIs of one image in their order, and a window that contains all pixels that they read.
 struct ImagePlan {
   std::vector<int64_t> rois;
   Window window;
@@ -168,7 +169,8 @@ struct Plan {
   }
 };
 
-/// Widened to whole vectors of pixels where the map has them, and to whole rows where that is near.
+/// The smallest window that contains all RoIs, widened to whole vectors of pixels where the map has
+/// them, and to whole rows if it is almost as wide.
 template <typename Entry>
 Window window_of(const std::vector<RoiPlan<Entry>>& plans, const std::vector<int64_t>& rois,
                  int64_t map_width) {
@@ -185,7 +187,7 @@ Window window_of(const std::vector<RoiPlan<Entry>>& plans, const std::vector<int
   return {top, std::min(left, map_width - width), bottom - top, width};
 }
 
-/// What the RoIs of a call are: all of them, or those of one level of a pyramid.
+/// The RoIs to process: all of them, or those assigned to one pyramid level.
 struct Rois {
   const Tensor& boxes;              // (R, 5)
   const int64_t* levels = nullptr;  // (R)
@@ -194,7 +196,7 @@ struct Rois {
   bool has(int64_t r) const { return levels == nullptr || levels[r] == level; }
 };
 
-/// Refuses a batch index that names no image; before a plan is made.
+/// Throws if a batch index is not that of an image. Must be called before a plan is made.
 template <typename coord_t>
 void check_images(const Tensor& rois, int64_t batch) {
   const auto* boxes = static_cast<const coord_t*>(rois.const_data_ptr());

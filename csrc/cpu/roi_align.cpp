@@ -1,11 +1,11 @@
 // RoIAlign on the CPU.
 //
-// A slab of channels of one image is repacked so that they are the innermost dimension, small
-// enough for the L2 cache; then every RoI of the image is computed from it with vectors of
-// channels. The two axes are separate (see roi_align_geometry.h): a bin row first gathers its rows
-// of the map into one, then each bin its columns; the backward is the same with the two lists of
-// weights transposed. A thread owns its slabs, in the backward too, so there are no atomics and the
-// result does not depend on the number of threads.
+// A slab is a few channels of one image, repacked so that the channel is the innermost dimension.
+// It fits the L2 cache. All RoIs of the image are computed from it with vectors of channels. The
+// two axes are separate (see roi_align_geometry.h): the rows of the map that a row of bins reads
+// are combined into one, and then each bin combines its columns. The backward is the same with the
+// transposed lists of weights. Each element of a result is computed by one thread, in the backward
+// too, so there are no atomics and the result does not depend on the number of threads.
 #if defined(__linux__)
 #include <sys/mman.h>
 #endif
@@ -45,7 +45,7 @@ void advise_huge_pages(const Tensor& t) {
 #endif
 }
 
-/// What roi_align.h asks of a device.
+/// The interface is documented in roi_align.h.
 struct Backend {
   struct Guard {
     explicit Guard(const Tensor&) {}

@@ -1,4 +1,4 @@
-// Memory and threads for RoIAlign on the CPU.
+// The buffers of RoIAlign on the CPU, and the distribution of slabs to threads.
 #pragma once
 
 #include <torch/csrc/stable/ops.h>
@@ -12,7 +12,7 @@
 
 namespace mrcnn_plugin::cpu {
 
-/// Memory that is not initialised, on a cache line.
+/// Uninitialised memory, aligned to a cache line.
 template <typename E>
 class Buffer {
  public:
@@ -33,7 +33,7 @@ struct Slab {
   int64_t index, image, channel, lanes;
 };
 
-/// The slabs of a batch of maps, for threads to own.
+/// The slabs of a batch of maps, divided into tasks for threads.
 struct SlabLoop {
   int64_t channels, lanes, slabs_per_image, slabs;
   bool narrow;
@@ -45,21 +45,23 @@ struct SlabLoop {
     slabs = batch * slabs_per_image;
   }
 
-  /// How many parts the RoIs of a slab are divided into where there are more threads than slabs.
+  /// The number of parts into which the RoIs of a slab are divided. It is 1 unless there are more
+  /// threads than slabs.
   int64_t parts() const {
     const int64_t threads = torch::stable::get_num_threads();
     return slabs == 0 || slabs >= threads ? 1 : (2 * threads + slabs - 1) / slabs;
   }
 
-  /// Calls work(slab, part, space) for all parts of all slabs, in parallel if that pays: `cost` is
-  /// about the number of pixels and bins of a part. make_space() makes a thread's own `space`.
+  /// Calls work(slab, part, space) for all parts of all slabs, in parallel if that is faster.
+  /// `cost` is roughly the number of pixels and bins of a part. make_space() is called once per
+  /// thread.
   template <typename MakeSpace, typename Work>
   void run(int64_t parts, int64_t cost, const MakeSpace& make_space, const Work& work) const {
     constexpr int64_t kSmall = int64_t{1} << 20;  // elements: a fraction of a millisecond
     const int64_t grain = 1 + kSmall / (1 + cost * lanes);
     const int64_t tasks = slabs * parts, threads = torch::stable::get_num_threads();
-    // Each thread takes the next task when it has done one: a thread whose core is busy elsewhere
-    // does not hold up the others.
+    // Threads take tasks from a shared counter, so a thread whose core is busy with another process
+    // does not delay the others.
     std::atomic<int64_t> next{0};
     torch::stable::parallel_for(0, std::min(threads, tasks / grain + 1), 1, [&](int64_t, int64_t) {
       auto space = make_space();
@@ -69,7 +71,7 @@ struct SlabLoop {
              i % parts, space);
       }
 #if defined(__x86_64__)
-      _mm_sfence();  // what has been stored past the caches
+      _mm_sfence();  // orders the non-temporal stores
 #endif
     });
   }

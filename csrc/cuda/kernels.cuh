@@ -65,8 +65,8 @@ __global__ void average_backward_kernel(View<const T> grad_output, PixelPlan<acc
 
 // ---- The maximum -------------------------------------------------------------------------------
 
-/// The value of a sample, from the pixel at its lower corner; neighbours of weight zero are not
-/// read.
+/// The value of a sample whose lower corner is the pixel `corner`. Neighbours of weight zero are
+/// not read.
 template <typename acc_t, typename T>
 __device__ acc_t sample_value(const T* corner, int64_t row_stride, int64_t column_stride,
                               const PlanSample<acc_t>& y, const PlanSample<acc_t>& x) {
@@ -80,7 +80,8 @@ __device__ acc_t sample_value(const T* corner, int64_t row_stride, int64_t colum
   return x.w_lo * lo + x.w_hi * column(corner + column_stride);
 }
 
-/// Keeps the greater of `best` and `value`; the earlier of equals; a NaN over any number.
+/// Keeps the greater of `best` and `value`. The earlier of equal values wins, and a NaN wins over
+/// any number.
 template <typename acc_t>
 __device__ void keep_greater(acc_t value, int32_t index, acc_t& best, int32_t& argmax) {
   if (argmax >= 0 && (value <= best || best != best)) return;
@@ -108,8 +109,8 @@ __device__ void find_maximum(const List<PlanSample<acc_t>>& y, const List<PlanSa
   }
 }
 
-/// Only samples on the map have an index; those off it count as zero, which wins when all others
-/// are negative (index -1: no gradient).
+/// Samples outside the map count as zero and have no index. If all samples on the map are negative,
+/// the result is zero and the index is -1, which has no gradient.
 template <typename T>
 __global__ void maximum_kernel(Maps<const T> maps, BinPlan<PlanSample<accumulate_t<T>>> plan,
                                Tiling tiling, View<T> output, View<int32_t> argmax) {
@@ -151,7 +152,7 @@ __device__ void add_if_winner(const PlanTerm<acc_t>& y, const PlanTerm<acc_t>& x
   }
 }
 
-/// A pixel has a share of the gradient of each bin whose maximum is a sample beside the pixel.
+/// A pixel gets a share of the gradient of each bin whose maximum is a sample next to the pixel.
 template <typename T>
 __global__ void maximum_backward_kernel(View<const T> grad_output, View<const int32_t> argmax,
                                         PixelPlan<accumulate_t<T>> plan, Tiling tiling,

@@ -6,7 +6,7 @@
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/stable/c/shim.h>
 
-// The library must also load into a torch without CUDA, which lacks these three symbols.
+// The library must also load into a torch without CUDA, which does not have these three symbols.
 #pragma weak aoti_torch_get_current_cuda_stream
 #pragma weak torch_c10_cuda_check_msg
 #pragma weak torch_c10_cuda_free_error_msg
@@ -25,8 +25,8 @@ inline cudaStream_t current_stream(const Tensor& t) {
   return static_cast<cudaStream_t>(stream);
 }
 
-// cudaLaunchKernelEx, not <<<...>>>: any C++ compiler can read this file, and the tests run its
-// kernels on the CPU (tests/cuda_emulation).
+// This uses cudaLaunchKernelEx instead of <<<...>>> so that any C++ compiler can compile the file:
+// the tests run the kernels on the CPU (tests/layers/cuda_emulation).
 template <typename... Params, typename... Args>
 void launch(void (*kernel)(Params...), int64_t threads, int block, cudaStream_t stream,
             const Args&... args) {
@@ -40,8 +40,8 @@ void launch(void (*kernel)(Params...), int64_t threads, int block, cudaStream_t 
   STD_CUDA_CHECK(cudaLaunchKernelEx(&config, kernel, args...));
 }
 
-/// Memory for kernels of the current stream. It may be freed once they are launched: torch hands it
-/// out again in the order of the stream.
+/// Memory for kernels of the current stream. It may be freed once they are launched, because torch
+/// reuses it in stream order.
 class Scratch {
  public:
   explicit Scratch(const Tensor& like) : like_(like) {}
@@ -60,19 +60,20 @@ class Scratch {
 
 // ---- Threads -----------------------------------------------------------------------------------
 
-constexpr int kChannels = 8;  // share a thread's look-ups in the plan; loops over them are unrolled
+constexpr int kChannels =
+    8;  // per thread, which share its reads of the plan; loops over them are unrolled
 
 __device__ inline int64_t thread_index() {
   return static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
 }
 
-/// a * b + c, fused: the compiler may not do that by itself, for the sake of coordinates.
+/// a * b + c, fused. The compiler must not fuse by itself, because coordinates must not be fused.
 __device__ inline float multiply_add(float a, float b, float c) { return fmaf(a, b, c); }
 __device__ inline double multiply_add(double a, double b, double c) { return fma(a, b, c); }
 
-/// How threads share a tensor (n, channels, height, width). The channels of a thread are `tiles`
-/// apart, so that at each of them neighbouring threads access neighbouring elements: along the
-/// channels where those are innermost in memory (channels_last), else along the width.
+/// The division of a tensor (n, channels, height, width) among threads. The channels of a thread
+/// are `tiles` apart, so that neighbouring threads access neighbouring elements: along the channels
+/// if they are innermost in memory (channels_last), otherwise along the width.
 struct Tiling {
   int64_t n, channels, height, width, tiles;
   bool channels_last;
@@ -88,13 +89,13 @@ struct Tiling {
   MRCNN_HOST_DEVICE int64_t threads() const { return n * tiles * height * width; }
 };
 
-/// The place of one thread: element [n, tile + k * tiles, y, x] for each k below `channels`.
+/// The elements of one thread: [n, tile + k * tiles, y, x] for each k below `channels`.
 struct Cell {
   int64_t n, tile, y, x, tiles;
   int channels;
 
   __device__ Cell(int64_t thread, const Tiling& tiling) : tiles(tiling.tiles), channels(0) {
-    // A division of 64 bits costs several of 32.
+    // A 64-bit division costs as much as several 32-bit ones.
     if (tiling.threads() <= UINT32_MAX) {
       find(static_cast<uint32_t>(thread), tiling);
     } else {
@@ -119,8 +120,8 @@ struct Cell {
   }
 };
 
-/// The channels of a cell in a tensor. Those that it lacks are its first again: loads need no
-/// branch, and what comes of them is not stored.
+/// The channels of a cell in a tensor. Channels past the end alias the first one, so loads need no
+/// bounds check; their results are never stored.
 template <typename T>
 struct Channels {
   T* data;

@@ -1,22 +1,23 @@
-// The plan of RoIAlign on CUDA: for each RoI and axis, lists of what is read and how much it
-// weighs. Here for each bin its pixels, or its samples for a maximum.
+// The plan of RoIAlign on CUDA lists for each RoI, axis and bin the pixels that the average reads,
+// or the samples that can be the maximum. The plan of the backward is its transpose: it lists for
+// each pixel the bins that read it. No thread has a long list to process.
 //
-// Every list has room for the most it can hold, as the device alone knows how much that is; what is
-// not used is never touched.
+// Every list has room for the most entries that it can have, because only the device knows their
+// number. Unused entries are never accessed.
 #pragma once
 
 #include "cuda/launch.cuh"
 
 namespace mrcnn_plugin::cuda {
 
-constexpr int64_t kMostLevels = 8;  // of a pyramid: they are passed by value
+constexpr int64_t kMostLevels = 8;  // of a pyramid, which is passed to kernels by value
 
-/// A RoI's image and level; image -1: it has none, and is zero.
+/// The image and the level of a RoI. If it has none, image is -1 and the result is zero.
 struct Target {
   int32_t image, level;
 };
 
-/// The maps of a call, and to which of them a RoI belongs.
+/// The sizes of the maps of a call, and the map of each RoI.
 struct Levels {
   const int64_t* level_of;  // (R), or null: all RoIs are on the first map
   int64_t first;            // what level_of calls the first map
@@ -32,7 +33,7 @@ struct Levels {
   }
 };
 
-/// The same maps, to be read.
+/// The data of the same maps.
 template <typename T>
 struct Maps {
   View<T> levels[kMostLevels];
@@ -52,10 +53,10 @@ template <typename Entry>
 struct List {
   const Entry* entries;
   int32_t count;
-  bool cut;  // whether a bin has samples off the map (PlanSample entries only)
+  bool cut;  // whether the bin has samples outside the map (PlanSample entries only)
 };
 
-/// `lists` lists for each RoI, of up to `room` entries each.
+/// `lists` lists per RoI, of up to `room` entries each.
 template <typename Entry>
 struct Lists {
   Entry* entries;   // (R, lists, room)
@@ -79,14 +80,14 @@ Lists<Entry> make_lists(Scratch& scratch, int64_t rois, int64_t lists, int64_t r
           room};
 }
 
-/// A pixel, or in the backward a bin, and its weight.
+/// A pixel (in the backward, a bin) and its weight.
 template <typename acc_t>
 struct PlanTerm {
   int32_t at;
   acc_t weight;
 };
 
-/// A sample between the pixels lo and lo + 1; the latter is not read where it weighs nothing.
+/// A sample between the pixels lo and lo + 1. The latter is not read if w_hi is zero.
 template <typename acc_t>
 struct PlanSample {
   int32_t index, lo;
@@ -102,7 +103,7 @@ __device__ int32_t list_bin(PlanTerm<acc_t>* terms, const Axis<coord_t>& axis, i
   return count;
 }
 
-/// As the count of a cut list where there are samples off the map too.
+/// Returns -1 - count if the bin also has samples outside the map.
 template <typename acc_t, typename coord_t>
 __device__ int32_t list_bin(PlanSample<acc_t>* samples, const Axis<coord_t>& axis, int64_t bin) {
   int32_t count = 0;
@@ -115,11 +116,11 @@ __device__ int32_t list_bin(PlanSample<acc_t>* samples, const Axis<coord_t>& axi
 
 template <typename Entry>
 struct BinPlan {
-  Lists<Entry> axes[2];  // a list for each bin
+  Lists<Entry> axes[2];  // one list per bin
   Target* targets;       // (R)
 };
 
-/// A thread for each RoI, axis and bin.
+/// One thread per RoI, axis and bin.
 template <typename Entry, typename coord_t>
 __global__ void plan_bins_kernel(const coord_t* boxes, int64_t rois, Levels levels,
                                  RoiAlignOptions options, BinPlan<Entry> plan) {
@@ -146,11 +147,11 @@ constexpr int64_t kSegment = 32;  // pixels of a row
 
 template <typename acc_t>
 struct PixelPlan {
-  Lists<PlanTerm<acc_t>> axes[2];  // a list for each pixel
+  Lists<PlanTerm<acc_t>> axes[2];  // one list per pixel
   uint32_t* masks;  // (N * height, segments, words): bit r % 32 of word r / 32 is RoI r's
   int64_t segments, words;
 
-  /// Calls use(r) for the RoIs that read from the pixel's segment of a row of an image, in order.
+  /// Calls use(r) in order for all RoIs that read the segment of pixel x in a row of an image.
   template <typename Use>
   __device__ void each_roi(int64_t row, int64_t x, const Use& use) const {
     const uint32_t* mask = masks + (row * segments + x / kSegment) * words;
@@ -162,14 +163,14 @@ struct PixelPlan {
   }
 };
 
-/// Appends to a pixel's list what it gives to the bin's average, if anything.
+/// Appends the bin to the pixel's list if the bin's average reads the pixel.
 template <typename acc_t>
 __device__ void append(PlanTerm<acc_t>* list, int32_t& count, const PlanTerm<acc_t>& term,
                        int32_t bin, int32_t pixel) {
   if (term.at == pixel) list[count++] = {bin, term.weight};
 }
 
-/// The same for a sample that can be the maximum of the bin: `at` is then both.
+/// Does the same for a sample that can be the maximum: `at` then holds the bin and the sample.
 template <typename acc_t>
 __device__ void append(PlanTerm<acc_t>* list, int32_t& count, const PlanSample<acc_t>& sample,
                        int32_t bin, int32_t pixel) {
@@ -178,7 +179,7 @@ __device__ void append(PlanTerm<acc_t>* list, int32_t& count, const PlanSample<a
   if (weight != 0) list[count++] = {bin << kArgmaxBits | sample.index, weight};
 }
 
-/// A thread for each RoI, axis and pixel.
+/// One thread per RoI, axis and pixel.
 template <typename Entry, typename acc_t>
 __global__ void plan_pixels_kernel(int64_t rois, BinPlan<Entry> bins, PixelPlan<acc_t> plan) {
   const int64_t i = thread_index(), pixels = plan.axes[0].lists + plan.axes[1].lists;
@@ -208,7 +209,7 @@ __device__ bool reads_segment(const PixelPlan<acc_t>& plan, int64_t r, int64_t y
   return false;
 }
 
-/// A thread for each segment of each row of each image and 32 RoIs.
+/// One thread per segment, row, image and group of 32 RoIs.
 template <typename acc_t>
 __global__ void plan_segments_kernel(int64_t rois, int64_t rows, const Target* targets,
                                      PixelPlan<acc_t> plan) {

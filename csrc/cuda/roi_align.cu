@@ -1,9 +1,9 @@
 // RoIAlign on CUDA.
 //
-// Small kernels turn every RoI into a plan: for each axis, lists of what is read and how much it
-// weighs (see roi_align_geometry.h). Then every thread owns what it writes, a few channels of one
-// bin forward and of one pixel backward, and gathers. The backward visits the RoIs in order and
-// needs no atomics, so it is deterministic. Nothing waits for the device.
+// Small kernels turn every RoI into a plan, which lists for each axis what is read and its weight
+// (see roi_align_geometry.h). Then every thread gathers the elements that it owns: a few channels
+// of one bin in the forward, of one pixel in the backward. The backward adds the RoIs in order
+// without atomics, so it is deterministic. Nothing synchronizes with the device.
 #include <torch/csrc/stable/accelerator.h>
 
 #include <algorithm>
@@ -14,8 +14,8 @@
 namespace mrcnn_plugin::cuda {
 namespace {
 
-constexpr int kThreads = 128, kPlanThreads = 64;    // in a block; a plan's take long
-constexpr int64_t kPlanBytes = int64_t{256} << 20;  // a larger plan of a forward is made in parts
+constexpr int kThreads = 128, kPlanThreads = 64;    // per block; threads of a plan run long
+constexpr int64_t kPlanBytes = int64_t{256} << 20;  // the forward makes a larger plan in parts
 
 // ---- Plans -------------------------------------------------------------------------------------
 
@@ -34,7 +34,7 @@ Levels levels_of(const std::vector<Tensor>& features, const int64_t* level_of,
   return levels;
 }
 
-/// The most entries of a bin's list: its pixels, or the first and last samples between any two.
+/// The most entries of a bin's list: its pixels, or the first and last sample of every run.
 template <typename acc_t>
 int64_t most_entries(const PlanTerm<acc_t>*, int64_t extent, int64_t sampling_ratio) {
   return sampling_ratio > 0 ? std::min(2 * sampling_ratio, extent) : extent;
@@ -45,7 +45,7 @@ int64_t most_entries(const PlanSample<acc_t>*, int64_t extent, int64_t sampling_
   return sampling_ratio > 0 ? std::min(sampling_ratio, most) : most;
 }
 
-/// How many bins an axis has, and how many entries the list of one may need.
+/// The number of bins per axis, and the most entries of the list of one bin.
 template <typename Entry>
 struct BinRoom {
   int64_t bins[2], room[2];
@@ -95,14 +95,14 @@ void for_each_plan(const LeveledRois& rois, const Levels& levels, const RoiAlign
   }
 }
 
-/// Room for the lists of the pixels of one axis.
+/// Allocates the lists of the pixels of one axis.
 template <typename acc_t>
 Lists<PlanTerm<acc_t>> pixel_lists(int64_t rois, int64_t extent, int64_t pooled,
                                    const RoiAlignOptions& options, Scratch& scratch) {
   const int64_t bins = kept_bins(pooled, options.bin_stride);
   STD_TORCH_CHECK(bins <= INT32_MAX >> (options.max ? kArgmaxBits : 0),
                   "roi_align: too many bins for the gradient on CUDA");
-  // A pixel is beside the first and last samples of two runs of a bin, one each side of it.
+  // Two runs of a bin read a pixel, one on each side of it, and each has a first and a last sample.
   const int64_t samples = options.sampling_ratio > 0 ? options.sampling_ratio : 4;
   return make_lists<PlanTerm<acc_t>>(scratch, rois, extent,
                                      bins * (options.max ? std::min<int64_t>(samples, 4) : 1));
@@ -190,7 +190,7 @@ void backward(const Tensor& grad_output, const LeveledRois& rois, int64_t level,
   }
 }
 
-/// Calls use(T{}, coord_t{}) for the type of the maps and that of coordinates.
+/// Calls use(T{}, coord_t{}) with the types of the maps and of the coordinates.
 template <typename Use>
 void dispatch(const Tensor& maps, const Tensor& boxes, const Use& use) {
   dispatch_maps(maps, [&](auto zero) {
@@ -202,14 +202,14 @@ void dispatch(const Tensor& maps, const Tensor& boxes, const Use& use) {
   });
 }
 
-/// What roi_align.h asks of a device.
+/// The interface is documented in roi_align.h.
 struct Backend {
   struct Guard {
     torch::stable::accelerator::DeviceGuard guard;
     explicit Guard(const Tensor& t) : guard(t.get_device_index()) {}
   };
 
-  /// To look would be to wait for the device: such a RoI is zero instead.
+  /// Checking would require a synchronization, so such a RoI yields zeros and no gradient.
   static void check_images(const Tensor&, int64_t) {}
   static void check_level_of(const int64_t*, int64_t, int64_t) {}
 

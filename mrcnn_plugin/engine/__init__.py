@@ -9,6 +9,7 @@ from .logs import start_logging
 from .options import check_training_options
 from .preflight import check_inputs, use_available_device
 from .replay import NonFiniteError
+from .setup import log_and_seed
 from .trainer import MRCNNTrainer
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "check_training_options",
     "fit_learning_rate",
     "load_config",
+    "log_and_seed",
     "merge_config",
     "start_logging",
     "use_available_device",

@@ -3,7 +3,7 @@
 import ast
 import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import yaml
@@ -14,19 +14,27 @@ from ..config_file import get_config_file
 from ..errors import RunError
 
 
-def load_config(config_file: str | None = None, opts: Sequence[str] = ()) -> CfgNode:
+def load_config(
+    config_file: str | None = None,
+    opts: Sequence[str] = (),
+    *,
+    add_keys: Callable[[CfgNode], None] | None = None,
+) -> CfgNode:
     """detectron2's defaults and this plugin's keys, then a config file, then overrides.
 
     Args:
         config_file: a path, or the name of a config that is installed with the package. None skips
             the file.
         opts: `KEY, VALUE, ...`.
+        add_keys: adds the keys of a project that builds on this one.
 
     Raises:
         RunError: as `merge_config`.
     """
     cfg = get_cfg()
     add_mrcnn_config(cfg)
+    if add_keys is not None:
+        add_keys(cfg)
     if config_file is not None:
         merge_config(cfg, file=find_config(config_file))
     merge_config(cfg, opts=opts)
@@ -58,7 +66,7 @@ def merge_config(cfg: CfgNode, *, file: str | None = None, opts: Sequence[str] =
             a value has another type than the key.
     """
     check_overrides(opts)
-    source = " ".join(opts) if file is None else file
+    source = " ".join(map(str, opts)) if file is None else file
     try:
         if file is not None:
             _merge_file(cfg, file)
@@ -86,10 +94,11 @@ def check_overrides(opts: Sequence[str]) -> None:
         )
     joined = next((word for word in opts[::2] if "=" in str(word)), None)
     if joined:
-        key, _, value = joined.partition("=")
+        key, _, value = str(joined).partition("=")
         raise RunError(f"'{joined}' is not an override. Write it as two words: {key} {value}")
     if len(opts) % 2:
-        raise RunError(f"The overrides must be a list of pairs KEY VALUE, got: {' '.join(opts)}")
+        text = " ".join(map(str, opts))
+        raise RunError(f"The overrides must be a list of pairs KEY VALUE, got: {text}")
 
 
 def _merge_file(cfg: CfgNode, file: str) -> None:

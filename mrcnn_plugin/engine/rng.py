@@ -11,7 +11,7 @@ import torch
 def rng_state() -> dict:
     """The states of Python's, numpy's and torch's generators, of the CPU and of this GPU.
 
-    Plain numbers and tensors alone, so that a file with it loads with `weights_only=True`.
+    Plain numbers and tensors only, so that a file with it loads with `weights_only=True`.
     """
     kind, keys, position, has_gauss, gauss = np.random.get_state()
     state = {

@@ -47,7 +47,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
     check_mrcnn_config(cfg)
     use_datasets(cfg, args)
     cfg.freeze()
-    _log_and_seed(cfg, args)
+    log_and_seed(cfg, args)
     if training:
         check_training_options(cfg)
     check_inputs(cfg, training=training)
@@ -56,8 +56,15 @@ def setup(args: argparse.Namespace) -> CfgNode:
     return cfg
 
 
-def _log_and_seed(cfg: CfgNode, args: argparse.Namespace) -> None:
-    """What detectron2's `default_setup` does, with the long texts in `log.txt` only."""
+def log_and_seed(cfg: CfgNode, args: argparse.Namespace) -> None:
+    """Log the run, save its config and seed the generators, after `start_logging`.
+
+    The same as detectron2's `default_setup`, with the long texts in `log.txt` only.
+
+    Args:
+        cfg: the full config.
+        args: the parsed command line; `eval_only` is read.
+    """
     rank = comm.get_rank()
     logger.info(_summary(cfg, training=not args.eval_only))
     logger.info("Environment info:\n" + collect_env_info(), extra=FILE_ONLY)

@@ -12,7 +12,7 @@ from torch.autograd import forward_ad
 FEATURE_DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 ROI_DTYPES = (torch.float32, torch.float64)
 MODES = ("avg", "max")
-MOST_SAMPLES = {"avg": 2**31 - 1, "max": 2**15 - 1}  # csrc/roi_align_arguments.h
+MOST_SAMPLES = {"avg": 2**31 - 1, "max": 2**15 - 1}  # csrc/roi_align.h
 
 
 def pair(output_size: int | tuple[int, int]) -> tuple[int, int]:

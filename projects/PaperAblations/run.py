@@ -19,8 +19,8 @@ from pathlib import Path
 
 import numpy as np
 import yaml
-from detectron2.config import CfgNode, get_cfg
-from detectron2.engine import default_setup, launch
+from detectron2.config import CfgNode
+from detectron2.engine import launch
 from detectron2.utils import comm
 from matplotlib.figure import Figure
 
@@ -29,11 +29,13 @@ sys.path.insert(0, str(PROJECT))
 
 from paper_ablations import add_paper_ablations_config  # noqa: E402
 
-from mrcnn_plugin import add_mrcnn_config  # noqa: E402
 from mrcnn_plugin.data import register_datasets  # noqa: E402
 from mrcnn_plugin.engine import (  # noqa: E402
     MRCNNTrainer,
     check_inputs,
+    load_config,
+    log_and_seed,
+    merge_config,
     start_logging,
     use_available_device,
 )
@@ -71,18 +73,13 @@ def all_arms():
 
 def arm_cfg(arm: str, *, shapes: bool, opts=()) -> CfgNode:
     """The config of an arm, or with `shapes` its own lines on the small net for drawn shapes."""
-    cfg = get_cfg()
-    add_mrcnn_config(cfg)
-    add_paper_ablations_config(cfg)
     path = PROJECT / f"configs/{arm}.yaml"
+    cfg = load_config(str(SHAPES if shapes else path), add_keys=add_paper_ablations_config)
     if shapes:
-        cfg.merge_from_file(str(SHAPES))
         own_lines = yaml.safe_load(path.read_text())
         own_lines.pop("_BASE_")
         cfg.merge_from_other_cfg(CfgNode(own_lines))
-    else:
-        cfg.merge_from_file(str(path))
-    cfg.merge_from_list(list(opts))
+    merge_config(cfg, opts=opts)
     return cfg
 
 
@@ -93,7 +90,7 @@ def train(args, arm: str, seed: int, output: Path) -> None:
     use_available_device(cfg)
     cfg.freeze()
     start_logging(cfg.OUTPUT_DIR)
-    default_setup(cfg, args)
+    log_and_seed(cfg, args)
     register_datasets(cfg)
     check_inputs(cfg, training=True)
     trainer = MRCNNTrainer(cfg)

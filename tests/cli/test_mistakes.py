@@ -12,7 +12,7 @@ from builders import ROOT, run_python
 from mrcnn_command import SUBCOMMANDS
 from mrcnn_plugin.cli import weights
 from mrcnn_plugin.cli.train import argument_parser
-from mrcnn_plugin.engine import setup
+from mrcnn_plugin.engine.setup import setup
 from mrcnn_plugin.errors import RunError
 
 

@@ -57,6 +57,6 @@ def test_auto_scale_from_the_command_line(shapes_cfg):
     assert pytest.approx(0.01) == cfg.SOLVER.BASE_LR
 
 
-def test_auto_scale_of_a_rate_given_by_hand_is_refused():
+def test_auto_scale_of_a_rate_set_by_hand_is_rejected():
     with pytest.raises(RunError, match=r"SOLVER\.BASE_LR 0\.01 are both set"):
         fit_learning_rate(solver(0.01, 2), PAPER, scale=True)

@@ -118,7 +118,7 @@ def test_the_mask_loss_of_pieces_is_what_as_many_gpus_compute():
     assert distance(pieces, mean) < 1e-5
 
 
-def test_more_pieces_than_images_are_refused():
+def test_more_pieces_than_images_are_rejected():
     cfg = tiny_cfg("SOLVER.IMS_PER_BATCH", 2, "SOLVER.ACCUMULATE", 4)
     with pytest.raises(RunError, match=r"ACCUMULATE is 4, but each process has 2 images"):
         check_training_options(cfg)

@@ -82,7 +82,7 @@ def test_no_report_without_the_option(shapes_cfg):
     assert not Path(cfg.OUTPUT_DIR, "report.html").exists()
 
 
-def test_a_report_that_fails_does_not_end_the_run(shapes_cfg, monkeypatch, caplog):
+def test_a_report_that_fails_does_not_end_the_run(shapes_cfg, monkeypatch, caplog, report_may_fail):
     def fail(cfg):
         raise OSError("disk full")
 

@@ -1,6 +1,6 @@
-// RoIAlign's inner loops against their definition, sample by sample in double. It needs no
-// libtorch, so it can be compiled for another processor and run in an emulator
-// (test_roi_align_builds.py).
+// Compares the lists and the inner loops of RoIAlign with their definition, sample by sample in
+// double. It does not need libtorch, so test_roi_align_builds.py can compile it for another
+// processor and run it in an emulator.
 #include <cstdio>
 #include <cstring>
 #include <random>
@@ -162,7 +162,7 @@ void test_rois() {
   }
 }
 
-/// Every half to a float; floats on, beside and between all halves to halves.
+/// Widens every half, and narrows floats at, next to and between all halves.
 template <typename T>
 void test_halves(uint32_t last_place) {
   const auto kernels = baseline::kernels<T>(true);
@@ -188,7 +188,48 @@ void test_halves(uint32_t last_place) {
   }
 }
 
+/// The lists of one bin whose samples are at 0.5 and 1.5, by hand; then lists of random bins.
+void test_lists() {
+  const Axis<double> by_hand{0, 2, 2, 4};
+  std::vector<Term<double>> terms;
+  for_each_term<double>(by_hand, 0, [&](int64_t at, double w) { terms.push_back({at, w}); });
+  expect<double>(terms.size(), 3, 0, "number of terms");
+  for (int64_t i = 0; i < 3; ++i) {
+    expect<double>(terms[i].at, i, 0, "pixel of a term");
+    expect<double>(terms[i].weight, i == 1 ? 0.5 : 0.25, 0, "weight of a term");
+  }
+  std::uniform_real_distribution<double> start(-9, 20), size(-15, 15);
+  for (int trial = 0; trial < 2000; ++trial) {
+    const Axis<double> axis{start(engine), size(engine), 1 + trial % 40, kWidth};
+    double expected[kWidth] = {}, found[kWidth] = {}, best = -INFINITY, most = -INFINITY;
+    int64_t times[kWidth] = {}, outside = 0;
+    for (int64_t s = 0; s < axis.samples; ++s) {
+      double at = axis.start + (s + 0.5) * axis.bin_size / axis.samples;
+      if (at < -1 || at > kWidth) {
+        ++outside;
+        continue;
+      }
+      at = std::min(std::max(at, 0.0), kWidth - 1.0);
+      for (int64_t i = std::floor(at); i <= std::ceil(at); ++i) {
+        expected[i] += (1 - std::abs(at - i)) / axis.samples;
+      }
+      best = std::max(best, at);  // the maximum on the map f(x) = x
+    }
+    for_each_term<double>(axis, 0, [&](int64_t i, double w) { found[i] += w, ++times[i]; });
+    const bool cut = for_each_sample(axis, 0, [&](int64_t, const Tap<double>& tap) {
+      most = std::max(most, tap.w_lo * tap.lo + tap.w_hi * tap.hi);
+    });
+    for (int64_t i = 0; i < kWidth; ++i) {
+      expect<double>(found[i], expected[i], 1e-12, "weight of a random bin");
+      expect<double>(times[i] <= 1, true, 0, "a pixel is emitted at most once");
+    }
+    expect<double>(cut, outside > 0, 0, "cut");
+    expect<double>(most, best, 1e-12, "maximum of a random bin");
+  }
+}
+
 int main() {
+  test_lists();
   test_rois<double>();
   test_rois<float>();
   test_rois<Half>();

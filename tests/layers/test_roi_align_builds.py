@@ -1,4 +1,4 @@
-"""RoIAlign's C++ built in other ways than setup.py does here: for arm64, by Clang, sanitized."""
+"""Builds RoIAlign's C++ for arm64, with Clang and with sanitizers, and runs its tests."""
 
 import os
 import shutil
@@ -20,7 +20,7 @@ def find(*names, package):
     for name in names:
         if shutil.which(name):
             return name
-    return pytest.skip(f"there is no {names[0]}: apt-get install {package}")
+    return pytest.skip(f"{names[0]} is not installed: apt-get install {package}")
 
 
 def run(*command, **kwargs):
@@ -31,7 +31,7 @@ def run(*command, **kwargs):
 
 
 def compile_with(compiler, *arguments):
-    """With the flags of setup.py that matter to what the code does, and no warning."""
+    """Compile with the flags of setup.py that affect results; every warning is an error."""
     run(
         *(find(compiler, package=PACKAGES[compiler]), "-std=c++17", "-fPIC"),
         *("-ffp-contract=off", "-fvisibility=hidden", "-DTORCH_TARGET_VERSION=0x020a000000000000"),
@@ -41,7 +41,7 @@ def compile_with(compiler, *arguments):
     )
 
 
-# ---- The kernels alone ---------------------------------------------------------------------------
+# ---- The kernels without torch -------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("compiler", PACKAGES)
@@ -64,7 +64,7 @@ def test_everything_compiles_for_arm64():
 
 
 def make_package(directory, compiler, *flags):
-    """A copy of the package in `directory`, with the library that `compiler` makes."""
+    """Copy the package to `directory` and compile its library with `compiler`."""
     package = directory / "mrcnn_plugin"
     shutil.copytree(ROOT / "mrcnn_plugin", package, ignore=shutil.ignore_patterns("*.so"))
     libraries = (*(f"-L{path}" for path in library_paths()), "-ltorch", "-ltorch_cpu", "-lc10")
@@ -73,12 +73,12 @@ def make_package(directory, compiler, *flags):
 
 
 def run_tests(directory, *names, **environment):
-    """The tests of RoIAlign, in a process that finds the package in `directory`."""
+    """Run tests of RoIAlign in a process that imports the package from `directory`."""
     run(
         *(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "not slow"),
         *("--rootdir", ROOT, "-c", ROOT / "pyproject.toml"),
         *(TESTS / f"test_{name}.py" for name in names),
-        # Not those that start processes of their own: they would find the package as it is here.
+        # Tests that start processes are excluded, because those would import this checkout.
         *("-k", "not (instruction or benchmark_runs or bad_input or documents)", "-s"),
         cwd=directory,
         env={**os.environ, "PYTHONPATH": str(directory), **environment},
@@ -96,7 +96,7 @@ def test_library_of_clang(tmp_path):
 
 @pytest.mark.slow
 def test_no_access_is_out_of_bounds_and_no_behaviour_undefined(tmp_path):
-    """In any instruction set that this processor has."""
+    """Runs with every instruction set that this processor supports."""
     import torch
 
     import mrcnn_plugin  # noqa: F401

@@ -1,6 +1,6 @@
-"""RoIAlign on CUDA gives what it gives on the CPU, where the definition is tested.
+"""RoIAlign on CUDA has the same results as on the CPU, where the definition is tested.
 
-What `device` runs on is also run without a card: see test_roi_align_emulation.py.
+test_roi_align_emulation.py runs the tests with a `device` fixture without a GPU too.
 """
 
 import pytest
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.gpu
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_every_op_gives_what_the_python_functions_give_on_the_cpu(mode, device):
+def test_every_op_equals_the_python_functions_on_the_cpu(mode, device):
     results = every_op(mode, *every_input(device))
     features, rois, _, grad = every_input("cpu")
     leaves = [maps.requires_grad_() for maps in features]
@@ -84,7 +84,7 @@ def test_any_layout(mode, device):
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("index", [-1.0, 2.0, 1e6, 3e38, 0.7, float("nan"), float("inf")])
-def test_roi_of_no_image_is_zero_and_alone(mode, index, device):
+def test_a_roi_of_no_image_is_zero_and_does_not_affect_others(mode, index, device):
     features = make_features(dtype=torch.float32).to(device)
     rois = make_rois(torch.float32).to(device)
     keep = torch.arange(len(rois), device=device) != 3
@@ -102,8 +102,8 @@ def test_roi_of_no_image_is_zero_and_alone(mode, index, device):
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("level", [-1, 2, 2**40])
-def test_roi_of_no_level_is_zero_and_alone(mode, level, device):
-    """As of no image; torch.ops alone can ask for it."""
+def test_a_roi_of_no_level_is_zero_and_does_not_affect_others(mode, level, device):
+    """Only a direct call of torch.ops can pass such a level."""
     op = torch.ops.mrcnn_plugin
     features = [make_features(9).to(device), make_features(9, seed=1)[:, :, :5, :7].to(device)]
     rois, options = make_rois().to(device), (0, True, mode, 1)
@@ -122,11 +122,12 @@ def test_roi_of_no_level_is_zero_and_alone(mode, level, device):
             )
         )
         some = argmax[keep] if mode == "max" else argmax
-        alone = backward(output[keep], rois[keep], levels[keep], some)
-        assert torch.equal(backward(torch.ones_like(output) * output, rois, wrong, argmax), alone)
+        expected_grad = backward(output[keep], rois[keep], levels[keep], some)
+        grad = backward(torch.ones_like(output) * output, rois, wrong, argmax)
+        assert torch.equal(grad, expected_grad)
 
 
-def test_more_levels_than_a_launch_takes_are_refused(device):
+def test_more_levels_than_a_launch_supports_are_an_error(device):
     maps = [torch.ones(1, 1, 2, 2, device=device)] * 9
     levels = torch.zeros(1, dtype=torch.int64, device=device)
     rois = torch.tensor([[0.0, 0.0, 0.0, 2.0, 2.0]], device=device)
@@ -137,7 +138,7 @@ def test_more_levels_than_a_launch_takes_are_refused(device):
 
 
 @pytest.mark.parametrize("value", [-(2**31), -2, 2**15, 2**31 - 1])
-def test_any_argmax_is_survived(value, device):
+def test_any_argmax_is_safe(value, device):
     features, rois = make_features(9).to(device), make_rois().to(device)
     options = (3, 3, SCALE, 0, True, "max", 1)
     output, argmax = torch.ops.mrcnn_plugin.roi_align(features, rois, *options)
@@ -169,7 +170,7 @@ def test_empty_inputs(mode, shape, device):
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_follows_the_current_stream(mode):
+def test_uses_the_current_stream(mode):
     features, rois, levels, grad = every_input("cuda")
     expected = every_op(mode, [maps * 2 for maps in features], rois, levels, grad * 2)
     torch.cuda.synchronize()
@@ -183,7 +184,7 @@ def test_follows_the_current_stream(mode):
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_does_not_wait_for_the_device_and_goes_into_a_graph(mode):
+def test_does_not_synchronize_and_can_be_captured_in_a_graph(mode):
     features, rois, levels, grad = every_input("cuda")
     expected = every_op(mode, features, rois, levels, grad)
     torch.cuda.set_sync_debug_mode("error")
@@ -197,7 +198,7 @@ def test_does_not_wait_for_the_device_and_goes_into_a_graph(mode):
     with torch.cuda.graph(graph):
         results = every_op(mode, features, rois, levels, grad)
     for inputs in (*features, grad):
-        inputs.mul_(2)  # a replay reads what is there then
+        inputs.mul_(2)  # a replay reads the current values
     expected = every_op(mode, features, rois, levels, grad)
     graph.replay()
     torch.cuda.synchronize()
@@ -215,6 +216,6 @@ def test_opcheck_and_autocast(mode):
     assert torch.equal(output, roi_align(features.half(), rois, 3, mode=mode))
 
 
-def test_rois_on_another_device_are_refused():
+def test_rois_on_another_device_are_an_error():
     with pytest.raises(ValueError, match="rois are on cpu but features on cuda"):
         roi_align(make_features().cuda(), make_rois(), 3)

@@ -1,7 +1,7 @@
-"""The CUDA kernels of RoIAlign without a card: compiled for CPU tensors, thread by thread.
+"""Runs the CUDA kernels of RoIAlign without a GPU, compiled for CPU tensors, thread by thread.
 
-tests/cuda_emulation stands in for the CUDA runtime, so that everything but the hardware is what
-runs on a card. The library takes the place of the package's own in a process of its own.
+tests/layers/cuda_emulation replaces the CUDA runtime, so the source is that of a GPU. Each test
+loads this library instead of the package's own in a new process.
 """
 
 import ctypes
@@ -33,23 +33,23 @@ ROOT = TESTS.parents[1]
 COMPILER = os.environ.get("CXX") or "g++"
 ORDERS = ("forward", "reversed", "shuffled")
 TOLERANCES = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 2e-2}
-# sampling_ratio, aligned, bin_stride; 40 samples are more than a list has room for entries.
+# sampling_ratio, aligned, bin_stride. 40 samples are more than a list has entries.
 GRIDS = [(0, True, 1), (2, False, 3), (3, True, 2), (40, True, 1)]
-# The definition's tests, but those that are not about kernels and those whose answer CUDA would
-# have to wait for; the card's, but those that need both devices or what only a card has.
+# The tests of the definition, except those that are not about kernels or whose error CUDA cannot
+# raise without a synchronization; the CUDA tests, except those that need a GPU or both devices.
 FILES = [f"test_{name}.py" for name in ("roi_align", "roi_align_errors", "roi_align_cuda")]
 FILES += ["test_multiscale_roi_align.py"]
-CPU_ALONE = "opcheck or compile or missing_library or out_of_range or rejects_wrong_shapes"
-CARD_ALONE = "equals_cpu or hostile_boxes or stream or graph or autocast or another_device"
-LEFT_OUT = f"{CPU_ALONE} or cuda_equals_cpu or (test_roi_align_cuda and ({CARD_ALONE}))"
+CPU_ONLY = "opcheck or compile or missing_library or out_of_range or wrong_shapes"
+GPU_ONLY = "equals_cpu or hostile_boxes or stream or graph or autocast or another_device"
+EXCLUDED = f"{CPU_ONLY} or cuda_equals_cpu or (test_roi_align_cuda and ({GPU_ONLY}))"
 
 
 def compiled(directory, *flags):
-    """The path of the library, built as setup.py builds the package's."""
+    """Compile the library with the flags of setup.py and return its path."""
     from torch.utils.cpp_extension import include_paths, library_paths
 
     if shutil.which(COMPILER) is None:
-        pytest.skip(f"there is no {COMPILER}: apt-get install g++, or set CXX")
+        pytest.skip(f"{COMPILER} is not installed: apt-get install g++, or set CXX")
     library = directory / "emulation.so"
     command = [
         *(COMPILER, "-std=c++17", "-shared", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off"),
@@ -94,10 +94,10 @@ def run(library, *command, order="forward", **environment):
 # ---- The definition ------------------------------------------------------------------------------
 
 
-def test_what_is_asked_of_the_cpu_and_of_the_card(library):
+def test_the_tests_of_the_cpu_and_of_cuda_pass(library):
     files = [str(TESTS / name) for name in FILES]
     command = ("-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "not slow", *files)
-    summary = run(library, *command, "-k", f"not ({LEFT_OUT})").splitlines()[-1]
+    summary = run(library, *command, "-k", f"not ({EXCLUDED})").splitlines()[-1]
     assert " skipped" not in summary and int(summary.split(" passed")[0]) > 300, summary
 
 
@@ -105,7 +105,7 @@ def test_what_is_asked_of_the_cpu_and_of_the_card(library):
 
 
 def both(op, features, *args, **kwargs):
-    """Output and gradient to the features, a tensor or a list of tensors."""
+    """Return the output and the gradient of each tensor of `features`."""
     leaves = [f.detach().requires_grad_() for f in features]
     output = op(leaves, *args, **kwargs)
     values = torch.randn(output.shape, generator=torch.Generator().manual_seed(1))
@@ -114,7 +114,7 @@ def both(op, features, *args, **kwargs):
 
 
 def all_results(dtypes=tuple(TOLERANCES)):
-    """{name: [output, gradients...]}, where an element that no kernel has written is NaN."""
+    """Return {name: [output, gradients...]}. Elements that no kernel has written are NaN."""
     torch.use_deterministic_algorithms(True)
     one = lambda f, *args, **kwargs: roi_align(f[0], *args, **kwargs)  # noqa: E731
     results = {}
@@ -197,7 +197,7 @@ def test_the_order_of_the_threads_does_not_matter(library, in_order, order, tmp_
 
 
 def in_emulation(library, test, **environment):
-    """Runs a function of this file, given the library's own functions for tests."""
+    """Run a function of this file with the library's test functions as its argument."""
     code = (
         "import ctypes, sys, conftest, test_roi_align_emulation as test;"
         "getattr(test, sys.argv[1])(ctypes.CDLL(conftest.EMULATION))"
@@ -222,7 +222,7 @@ def test_a_pyramid_takes_two_launches_and_its_backward_four_a_level(library):
 
 
 def huge_plan():
-    """RoIs of 8 MB: 64 bins a row, each with room for 8002 samples of 16 bytes."""
+    """Pool RoIs whose plan has 8 MB each: 64 bins with room for 8002 samples of 16 bytes."""
     generator = torch.Generator().manual_seed(0)
     features = [torch.randn(1, 1, 1, width, generator=generator) for width in (4000, 2000)]
     start = torch.arange(70.0)[:, None]
@@ -245,7 +245,7 @@ def test_a_huge_plan_is_made_in_parts(library, tmp_path):
 
 
 def check_cells(emulation):
-    """Positions as numpy counts them; the second shape has more than 2^32 threads."""
+    """Compare cells with numpy.unravel_index. The second shape has more than 2^32 threads."""
     for shape in [(3, 21, 5, 7), (2**12, 2**20 + 3, 2, 2**13)]:
         n, channels, height, width = shape
         tiles = -(-channels // 8)
@@ -275,15 +275,15 @@ def results_of_one_type(_emulation):
 
 
 def test_no_access_is_out_of_bounds(tmp_path):
-    """Every access of every kernel goes through the address sanitizer."""
+    """Compiles all kernels with the address sanitizer, which checks every access."""
     preload = []
-    for name in ("libasan.so", "libstdc++.so"):  # the latter or its exceptions are not found
+    for name in ("libasan.so", "libstdc++.so"):  # without the latter, its exceptions are not found
         asked = subprocess.run(
             [COMPILER, f"-print-file-name={name}"], capture_output=True, text=True
         )
         preload.append(asked.stdout.strip())
     if not all(map(os.path.isabs, preload)):
-        pytest.skip(f"{COMPILER} comes without its address sanitizer: set CXX=g++")
+        pytest.skip(f"{COMPILER} has no address sanitizer: set CXX=g++")
     flags = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-O1", "-g1")
     library = compiled(tmp_path, *flags)
     in_emulation(

@@ -1,4 +1,4 @@
-"""RoIAlign on the CPU gives one result for any instruction set, slab, window and threads."""
+"""RoIAlign on the CPU has the same result for any instruction set, slab, window and threads."""
 
 import os
 import subprocess
@@ -27,7 +27,7 @@ def large_map(channels, dtype=torch.float64, batch=2):
 
 
 def all_results():
-    """Forward and backward of every dtype, mode and slab width, in a fixed order."""
+    """Return the output and gradient for every dtype, mode and slab width, in a fixed order."""
     results = []
     rois = random_rois(40, 1, 37, 70).float()
     for dtype in DTYPES:
@@ -69,14 +69,15 @@ torch.save(all_results(), {str(tmp_path / "results.pt")!r})
     assert process.stdout.split() == [isa]
     results = torch.load(tmp_path / "results.pt")
     for theirs, ours in zip(results, all_results(), strict=True):
-        # Fused or not, a sum differs in its last bits; halves then round to one or the other.
+        # Sums differ in their last bits with and without fused multiply-adds, and halves may round
+        # up or down.
         limit = {torch.float64: 1e-13, torch.float32: 1e-6}.get(ours.dtype)
         limit = limit or torch.finfo(ours.dtype).eps
         torch.testing.assert_close(theirs, ours, atol=limit, rtol=limit)
 
 
 @pytest.mark.parametrize("isa", ["sse9", "AVX2"])
-def test_unknown_instruction_set_is_refused(isa):
+def test_an_unknown_instruction_set_is_an_error(isa):
     process = run_with_isa(isa, "import mrcnn_plugin, torch; torch.ops.mrcnn_plugin.cpu_isa()")
     assert process.returncode == 1
     assert "MRCNN_PLUGIN_ISA must be baseline, avx2 or avx512" in process.stderr
@@ -115,12 +116,12 @@ BOXES = {
 @pytest.mark.parametrize("box", BOXES.values(), ids=BOXES)
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_only_the_window_of_the_rois_is_read_and_the_rest_has_no_gradient(mode, box, channels_last):
-    """Alone, a RoI's window is repacked; beside one of the whole map, all of it."""
+    """A single RoI has only its window repacked; with a RoI of the whole map, all of it is."""
     layout = torch.channels_last if channels_last else torch.contiguous_format
     features = large_map(40, torch.float32).to(memory_format=layout)
     rois = torch.tensor([[1.0, *box], [1.0, 0.0, 0.0, 70.0, 37.0]])
-    alone = roi_align(features, rois[:1], 5, mode=mode)
-    assert torch.equal(alone, roi_align(features, rois, 5, mode=mode)[:1])
+    single = roi_align(features, rois[:1], 5, mode=mode)
+    assert torch.equal(single, roi_align(features, rois, 5, mode=mode)[:1])
 
     grad = torch.randn(2, 40, 5, 5, generator=torch.Generator().manual_seed(1))
     grad[1] = 0
@@ -133,7 +134,7 @@ def test_only_the_window_of_the_rois_is_read_and_the_rest_has_no_gradient(mode, 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_halves_are_converted_as_torch_converts_them(dtype):
-    """Every half there is, through the op as one pixel of a bin, and every rounding of floats."""
+    """Pools every value of the dtype as one pixel per bin, then averages that are rounded."""
     bits = torch.arange(-(2**15), 2**15, dtype=torch.int32).to(torch.int16)
     features = bits.view(dtype).view(1, 64, 32, 32)
     x, y = torch.meshgrid(torch.arange(32.0), torch.arange(32.0), indexing="xy")
@@ -142,7 +143,7 @@ def test_halves_are_converted_as_torch_converts_them(dtype):
     output = roi_align(features, rois, 1, sampling_ratio=1).view(32, 32, 64).permute(2, 0, 1)
     assert torch.equal(output[None].nan_to_num(7), features.nan_to_num(7))
 
-    # A quarter of a pixel off, the average of two neighbours is a float32 to be rounded.
+    # A quarter of a pixel further, each bin is an average of two pixels, rounded from float32.
     rois[:, [1, 3]] += 0.25
     exact = features.float()
     expected = 0.75 * exact[..., :-1] + 0.25 * exact[..., 1:]

@@ -1,4 +1,4 @@
-"""tools/gpu_suite.sh where a card is only pretended: which steps run, and what it says."""
+"""Tests tools/gpu_suite.sh with fake programs: which steps run, and what the report contains."""
 
 import os
 import subprocess
@@ -81,7 +81,7 @@ def test_nothing_runs_without_a_build(suite):
     assert [*steps] == ["versions", "build", "written"]
 
 
-def test_a_step_that_hangs_leaves_the_time_limit_whole(suite):
+def test_a_step_that_hangs_does_not_exceed_the_time_limit(suite):
     status, steps, _ = suite(SLOW="-m gpu tests", SUITE_SECONDS="2")
     assert status == 1
     assert steps["tests"].startswith("FAILED: 124")
@@ -89,7 +89,7 @@ def test_a_step_that_hangs_leaves_the_time_limit_whole(suite):
 
 
 @pytest.mark.skipif(
-    os.path.exists("/usr/local/cuda/bin/compute-sanitizer"), reason="compute-sanitizer is there"
+    os.path.exists("/usr/local/cuda/bin/compute-sanitizer"), reason="compute-sanitizer is installed"
 )
 def test_without_compute_sanitizer(suite):
     status, steps, _ = suite(sanitizer=False)

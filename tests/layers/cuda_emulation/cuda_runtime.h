@@ -1,8 +1,8 @@
-// A stand-in for the header of the same name: kernels run on the CPU, one thread after another.
+// Replaces the CUDA header of the same name and runs kernels on the CPU, one thread after another.
 //
-// CUDA promises no order among the threads of a launch, so a kernel is right only if it is right in
-// all of them: CUDA_EMULATION_ORDER is forward (default), reversed or shuffled. There are no shared
-// memory and no __syncthreads: no kernel here uses them.
+// CUDA does not define the order of the threads of a launch, so a kernel must be correct in any
+// order: CUDA_EMULATION_ORDER is forward (default), reversed or shuffled. There is no shared memory
+// and no __syncthreads, because no kernel uses them.
 #pragma once
 
 #include <algorithm>
@@ -37,7 +37,7 @@ struct cudaLaunchConfig_t {
 
 namespace cuda_emulation {
 
-// Whether a guard of the tensors' device is alive, as every launch needs; what was launched so far.
+// The number of active device guards, of which every launch needs one, and of launches so far.
 inline thread_local int guards = 0;
 inline int64_t launches = 0;
 

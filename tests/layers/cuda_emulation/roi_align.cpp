@@ -1,11 +1,11 @@
-// csrc/cuda/roi_align.cu as a library for the CPU: its kernels become those of CPU tensors.
+// Compiles csrc/cuda/roi_align.cu for the CPU and registers its kernels for CPU tensors.
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/stable/accelerator.h>
 #include <torch/csrc/stable/library.h>
 
 #include "cuda_runtime.h"
 
-// What only a machine with a card can answer.
+// Replaces the functions that need a GPU.
 namespace torch::stable::accelerator {
 struct EmulatedDeviceGuard {
   explicit EmulatedDeviceGuard(DeviceIndex) { ++cuda_emulation::guards; }
@@ -30,7 +30,7 @@ inline AOTITorchError emulated_current_stream(int32_t, void** stream) {
 
 EXPORT int64_t cuda_emulation_launches() { return cuda_emulation::launches; }
 
-/// at: n, tile, y, x and the number of channels of one thread among those that share a tensor.
+/// Writes n, tile, y, x and the number of channels of one thread to `at`.
 EXPORT void cuda_emulation_cell(int64_t thread, const int64_t* shape, bool channels_last,
                                 int64_t* at) {
   using namespace mrcnn_plugin::cuda;

@@ -4,4 +4,4 @@
 #include <torch/headeronly/util/Exception.h>
 
 #define STD_CUDA_CHECK(call) \
-  STD_TORCH_CHECK((call) == cudaSuccess, "cuda_emulation: the launch was refused")
+  STD_TORCH_CHECK((call) == cudaSuccess, "cuda_emulation: the launch failed")

@@ -1,0 +1,33 @@
+"""The loop of the trainer: what happens after an error."""
+
+import pytest
+from detectron2.engine import HookBase
+
+from mrcnn_plugin.engine import MRCNNTrainer
+from mrcnn_plugin.errors import RunError
+
+
+class Explode(HookBase):
+    def __init__(self, error, *, iteration):
+        self.error, self.iteration = error, iteration
+
+    def before_step(self):
+        if self.trainer.iter == self.iteration:
+            raise self.error
+
+
+def test_an_error_in_the_last_iteration_is_not_followed_by_an_evaluation(shapes_cfg, caplog):
+    trainer = MRCNNTrainer(shapes_cfg())
+    trainer.register_hooks([Explode(RunError("told to"), iteration=1)])
+    with pytest.raises(RunError, match="told to"):
+        trainer.train()
+    assert trainer.last_results == {}
+    assert "Exception during training" not in caplog.text  # one sentence, without a traceback
+
+
+def test_an_error_of_the_program_is_logged_with_its_traceback(shapes_cfg, caplog):
+    trainer = MRCNNTrainer(shapes_cfg())
+    trainer.register_hooks([Explode(ZeroDivisionError("by zero"), iteration=0)])
+    with pytest.raises(ZeroDivisionError, match="by zero"):
+        trainer.train()
+    assert "Exception during training" in caplog.text
