@@ -63,15 +63,9 @@ class AnalysingCOCOEvaluator(COCOEvaluator):
             with contextlib.redirect_stdout(io.StringIO()):
                 self._coco_api.createIndex()
 
-    def load_predictions(self) -> bool:
-        """Load what an earlier evaluation saved in `output_dir`, in place of `process`.
-
-        Returns:
-            whether there are saved predictions.
-        """
+    def load_predictions(self) -> None:
+        """Load what an earlier evaluation saved in `output_dir`, in place of `process`."""
         file = Path(self._output_dir, RESULTS_FILE)
-        if not file.exists():
-            return False
         contiguous = self._metadata.get("thing_dataset_id_to_contiguous_id", {})
         by_image = defaultdict(list)
         for result in json.loads(file.read_text()):
@@ -79,7 +73,6 @@ class AnalysingCOCOEvaluator(COCOEvaluator):
             result["category_id"] = contiguous.get(category, category)
             by_image[result["image_id"]].append(result)
         self._predictions = [{"image_id": i, "instances": r} for i, r in by_image.items()]
-        return True
 
     def evaluate(self, img_ids=None):
         """Evaluate as the base class does, and save `analysis.json` in the output directory."""
@@ -118,9 +111,10 @@ def rebuild_analysis(cfg: CfgNode) -> list[str]:
     """
     done = []
     for name in cfg.DATASETS.TEST:
-        folder = str(inference_folder(cfg, name))
-        evaluator = AnalysingCOCOEvaluator(name, output_dir=folder, distributed=False)
-        if evaluator.load_predictions():
+        folder = inference_folder(cfg, name)
+        if (folder / RESULTS_FILE).exists():  # datasets with other evaluators have no such file
+            evaluator = AnalysingCOCOEvaluator(name, output_dir=str(folder), distributed=False)
+            evaluator.load_predictions()
             evaluator.evaluate()
             done.append(name)
     return done

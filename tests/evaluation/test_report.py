@@ -64,6 +64,11 @@ def test_a_report_rebuilt_from_predictions_is_the_same(run):
     assert build_report(run).read_text() == page
 
 
+def test_datasets_without_coco_predictions_are_not_evaluated_again(shapes_cfg):
+    """A dataset of another evaluator may not even be loadable as COCO json."""
+    assert rebuild_analysis(shapes_cfg("DATASETS.TEST", ("not_registered",))) == []
+
+
 def test_two_test_sets_have_a_section_each(shapes_cfg):
     cfg = shapes_cfg("DATASETS.TEST", ("drawn_train", "drawn_val"), "SOLVER.MAX_ITER", 1)
     cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = 0.0
