@@ -9,8 +9,13 @@ from ...errors import RunError
 
 
 def higher_is_better(metric: str) -> bool:
-    """False for losses, which are named "loss_..." or "total_loss" after the last slash."""
-    return not metric.rsplit("/", 1)[-1].startswith(("loss", "total_loss"))
+    """False for losses, which are named "loss_..." or "total_loss" after the last slash.
+
+    "AP-<class>" is never a loss, even if the name of the class has a slash, as in "cup/loss".
+    """
+    *path, name = metric.split("/")
+    is_ap = any(part.startswith("AP") for part in path)
+    return is_ap or not name.startswith(("loss", "total_loss"))
 
 
 class MetricHook(HookBase):
