@@ -1,11 +1,14 @@
 """Validation loss: the number, and that training does not notice it."""
 
+import json
 import random
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from builders import read_metrics, train
+from detectron2.data import MetadataCatalog
 from torch import nn
 
 from mrcnn_plugin.engine.hooks.validation_loss import build_validation_loader, validation_loss
@@ -62,6 +65,16 @@ def test_the_loader_keeps_ground_truth_and_test_time_size(shapes_cfg):
 def test_without_annotations_one_sentence_says_so(shapes_cfg):
     with pytest.raises(RunError, match=r"needs DATASETS\.TEST"):
         build_validation_loader(shapes_cfg("DATASETS.TEST", ()))
+
+
+def test_a_dataset_without_annotations_is_rejected(shapes_cfg):
+    cfg = shapes_cfg()
+    file = Path(MetadataCatalog.get("drawn_val").json_file)
+    content = json.loads(file.read_text())
+    del content["annotations"]
+    file.write_text(json.dumps(content))
+    with pytest.raises(RunError, match="the images of drawn_val have none"):
+        build_validation_loader(cfg)
 
 
 def test_weights_are_bit_equal_with_and_without(shapes_cfg):

@@ -18,6 +18,7 @@ from detectron2.data import (
     get_detection_dataset_dicts,
 )
 from detectron2.data import detection_utils as utils
+from detectron2.data.build import filter_images_with_only_crowd_annotations
 from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
 from torch import nn
@@ -48,18 +49,18 @@ def build_validation_loader(cfg: CfgNode) -> DataLoader:
     training. With several processes each gets a share.
 
     Raises:
-        RunError: `DATASETS.TEST` is empty, or a dataset has no annotations.
+        RunError: `DATASETS.TEST` is empty, or its images have no annotations.
     """
     if not cfg.DATASETS.TEST:
         raise RunError("TEST.VAL_LOSS needs DATASETS.TEST, which is empty")
-    dataset = get_detection_dataset_dicts(
-        list(cfg.DATASETS.TEST),
-        filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS,
-        check_consistency=False,
-    )
-    if not all("annotations" in image for image in dataset):
+    names = list(cfg.DATASETS.TEST)
+    dataset = get_detection_dataset_dicts(names, filter_empty=False, check_consistency=False)
+    annotated = all("annotations" in image for image in dataset)
+    if annotated and cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS:
+        dataset = filter_images_with_only_crowd_annotations(dataset)
+    if not annotated or not dataset:
         raise RunError(
-            f"TEST.VAL_LOSS needs ground truth, but {cfg.DATASETS.TEST} has images without it (a "
+            f"TEST.VAL_LOSS needs ground truth, but the images of {', '.join(names)} have none (a "
             "json without 'annotations'). Name annotated datasets in DATASETS.TEST, or set "
             "TEST.VAL_LOSS to False."
         )
