@@ -109,7 +109,8 @@ class MRCNNTrainer(DefaultTrainer):
         with EventStorage(self.start_iter) as self.storage:
             try:
                 self._loop()
-            except RunError:
+            except RunError as error:
+                logger.info(f"Training ends with an error: {error}", extra=FILE_ONLY)
                 raise
             except Exception:
                 logger.exception("Exception during training:")

@@ -19,9 +19,11 @@ class Explode(HookBase):
 def test_an_error_in_the_last_iteration_is_not_followed_by_an_evaluation(shapes_cfg, caplog):
     trainer = MRCNNTrainer(shapes_cfg())
     trainer.register_hooks([Explode(RunError("told to"), iteration=1)])
-    with pytest.raises(RunError, match="told to"):
+    with caplog.at_level("INFO", "mrcnn_plugin"), pytest.raises(RunError, match="told to"):
         trainer.train()
     assert trainer.last_results == {}
+    (record,) = [r for r in caplog.records if "Training ends with an error: told to" in r.message]
+    assert record.file_only  # the command prints the sentence on the screen
     assert "Exception during training" not in caplog.text  # one sentence, without a traceback
 
 
