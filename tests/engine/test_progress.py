@@ -1,7 +1,9 @@
 """The live line on a terminal, and plain lines everywhere else."""
 
+import importlib.util
 import io
 import logging
+import sys
 
 from builders import train
 from detectron2.utils.events import EventStorage
@@ -27,6 +29,17 @@ def test_the_line():
 def test_the_first_line_has_what_is_known():
     with EventStorage(0) as storage:
         assert progress_text(storage, 4).startswith("1/4 25%  ")
+
+
+def test_without_the_resource_module(monkeypatch):
+    """Windows does not have it."""
+    monkeypatch.setitem(sys.modules, "resource", None)  # importing it raises ImportError
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    spec = importlib.util.find_spec(ProgressLine.__module__)
+    copy = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(copy)
+    with EventStorage(0) as storage:
+        assert copy.progress_text(storage, 4) == "1/4 25%"
 
 
 def run_in(stream, shapes_cfg, monkeypatch):

@@ -88,11 +88,11 @@ def progress_text(storage: EventStorage, max_iter: int) -> str:
     if "lr" in histories:
         parts.append(f"lr {histories['lr'].latest():.3g}")
     parts.append(memory_text())
-    return "  ".join(parts)
+    return "  ".join(filter(None, parts))
 
 
 def memory_text() -> str:
-    """The peak memory so far of the GPU if there is one, else of this process."""
+    """The peak memory of the GPU, or of this process without a GPU; "" if it is not known."""
     if torch.cuda.is_available():
         return f"GPU {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB"
     if resource is None:
