@@ -28,7 +28,7 @@ from .build_hooks import build_hooks
 from .distributed import unwrap
 from .hooks.wandb_writer import WandbWriter
 from .logs import FILE_ONLY
-from .options import check_training_options
+from .options import check_required_options
 from .replay import nonfinite_error
 from .train_step import NonFiniteStep, TrainStep, amp_dtype_of
 
@@ -49,7 +49,7 @@ class MRCNNTrainer(DefaultTrainer):
             ConfigError: training options contradict each other.
         """
         TrainerBase.__init__(self)
-        check_training_options(cfg)
+        check_required_options(cfg)
         cfg = self.auto_scale_workers(cfg, comm.get_world_size())
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)

@@ -1,7 +1,9 @@
-"""The loop of the trainer: what happens after an error."""
+"""The loop of the trainer after an error, and a subclass with its own evaluator."""
 
 import pytest
+import torch
 from detectron2.engine import HookBase
+from detectron2.evaluation import DatasetEvaluator
 
 from mrcnn_plugin.engine import MRCNNTrainer
 from mrcnn_plugin.errors import RunError
@@ -33,3 +35,20 @@ def test_an_error_of_the_program_is_logged_with_its_traceback(shapes_cfg, caplog
     with pytest.raises(ZeroDivisionError, match="by zero"):
         trainer.train()
     assert "Exception during training" in caplog.text
+
+
+class Constant(DatasetEvaluator):
+    def evaluate(self):
+        return {"mine": {"score": 7.0}}
+
+
+class OwnTrainer(MRCNNTrainer):
+    @classmethod
+    def build_evaluator(cls, cfg, dataset_name, output_dir=""):
+        return Constant()
+
+
+def test_a_subclass_can_evaluate_metrics_of_its_own(shapes_cfg):
+    cfg = shapes_cfg("TEST.BEST_METRIC", "mine/score", "TEST.REPORT", False)
+    OwnTrainer(cfg).train()
+    assert torch.load(f"{cfg.OUTPUT_DIR}/model_best.pth")["value"] == 7.0
