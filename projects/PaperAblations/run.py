@@ -95,8 +95,8 @@ def train(args, arm: str, seed: int, output: Path) -> None:
     check_inputs(cfg, training=True)
     trainer = MRCNNTrainer(cfg)
     trainer.resume_or_load(resume=True)
-    # Empty if the training had ended before its results were written.
-    results = trainer.train() or MRCNNTrainer.test(cfg, trainer.model)
+    finished = trainer.start_iter >= trainer.max_iter  # but its results were not written
+    results = trainer.evaluate() if finished else trainer.train()
     if comm.is_main_process():
         (output / "result.json").write_text(json.dumps(results, indent=1))
 
