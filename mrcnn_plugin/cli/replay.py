@@ -17,7 +17,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("file", help="a file that a stopped run left in OUTPUT_DIR/nonfinite/")
+    parser.add_argument("file", help="a file that a run has written to OUTPUT_DIR/nonfinite/")
     parser.add_argument("--device", help="cpu or cuda; by default the device of the run")
     args = parser.parse_args(argv)
 

@@ -45,7 +45,7 @@ def build_hooks(
     if cfg.TEST.REPORT and writer:
         json_writers = [w for w in trainer.writers if isinstance(w, JSONWriter)]
         report = [ReportHook(cfg, writers=json_writers)]
-    # Without decisions the checkpoint comes first: it helps to debug an evaluation that fails.
+    # Without decisions the checkpoint comes first. A failed evaluation can be repeated from it.
     middle = [*evaluations, *decisions, *checkpoint] if decisions else [*checkpoint, *evaluations]
     return [*others, *middle, *report, *writer], next(iter(checkpoint), None)
 

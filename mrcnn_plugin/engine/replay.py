@@ -112,8 +112,8 @@ def _load_step(file: str | Path) -> dict:
         saved = torch.load(file, map_location="cpu", weights_only=False)
     except FileNotFoundError as error:
         raise RunError(
-            f"'{file}' does not exist. Pass a file of OUTPUT_DIR/nonfinite/, which a run leaves "
-            "when a loss is not finite."
+            f"'{file}' does not exist. Pass a file of OUTPUT_DIR/nonfinite/, which a run writes "
+            "if a loss is not finite."
         ) from error
     except Exception as error:
         raise RunError(f"'{file}' is not a file that torch can read: {error}") from error

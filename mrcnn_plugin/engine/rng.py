@@ -9,9 +9,9 @@ import torch
 
 
 def rng_state() -> dict:
-    """The states of Python's, numpy's and torch's generators, of the CPU and of this GPU.
+    """The states of the generators of Python, numpy and torch, on the CPU and the current GPU.
 
-    Plain numbers and tensors only, so that a file with it loads with `weights_only=True`.
+    They are plain numbers and tensors, so that `torch.load` reads them with `weights_only=True`.
     """
     kind, keys, position, has_gauss, gauss = np.random.get_state()
     state = {
@@ -25,7 +25,7 @@ def rng_state() -> dict:
 
 
 def set_rng_state(state: dict) -> None:
-    """Put back what `rng_state` returned; a GPU's state is dropped where there is no GPU."""
+    """Restore the result of `rng_state`. The state of a GPU is ignored if there is no GPU."""
     version, numbers, gauss_next = state["python"]
     random.setstate((version, tuple(numbers), gauss_next))
     kind, keys, position, has_gauss, gauss = state["numpy"]
@@ -37,10 +37,10 @@ def set_rng_state(state: dict) -> None:
 
 @contextlib.contextmanager
 def preserved_rng(seed: int | None = None) -> Iterator[None]:
-    """Whatever is drawn inside changes nothing outside.
+    """A context after which every generator continues as if nothing had been drawn inside.
 
     Args:
-        seed: where the generators start inside; None: where they are.
+        seed: seeds the generators inside. None leaves them as they are.
     """
     state = rng_state()
     try:

@@ -22,7 +22,7 @@ _SMALLEST_LOSS_SCALE = 1e-6
 
 @dataclass(eq=False)
 class NonFiniteStep(Exception):
-    """Raised by a step that gave infinity or NaN, before the optimizer changes the weights."""
+    """Raised by a step that computed infinity or NaN, before the optimizer changes the weights."""
 
     what: str  # the first loss that is not finite, or what else is not
     losses: dict[str, float]  # of the piece of the batch in which it was found

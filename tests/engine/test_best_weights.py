@@ -1,4 +1,4 @@
-"""Best weights and early stopping: decided by metrics written by hand, kept across a resume."""
+"""Best weights and early stopping with metrics written by hand, also across a resume."""
 
 import pytest
 import torch
@@ -16,7 +16,7 @@ NAN = float("nan")
 
 
 class ScriptedTrainer:
-    """A loop without a model: evaluation `i` gives `values[i]`, one every second iteration."""
+    """A loop without a model. Evaluation `i`, every second iteration, computes `values[i]`."""
 
     def __init__(self, hook, values, metric, start_iter=0):
         self.hook, self.values, self.metric = hook, values, metric
@@ -71,7 +71,7 @@ def test_lower_is_better_for_losses_only(metric, higher):
     assert higher_is_better(metric) == higher
 
 
-def test_the_count_goes_on_after_a_resume():
+def test_the_count_continues_after_a_resume():
     first = EarlyStopping(metric="segm/AP", patience=3, period=2)
     ScriptedTrainer(first, [50, 40, 41], "segm/AP").run()
     state = first.state_dict()
@@ -82,7 +82,7 @@ def test_the_count_goes_on_after_a_resume():
     assert ScriptedTrainer(resumed, [42, 43], "segm/AP", start_iter=6).run().stopped == 7
 
 
-def test_another_metric_begins_anew():
+def test_another_metric_starts_from_zero():
     hook = EarlyStopping(metric="bbox/AP", patience=3, period=2)
     hook.load_state_dict({"metric": "segm/AP", "best": 50.0, "num_worse": 2})
     assert (hook.best, hook.num_worse) == (None, 0)
@@ -104,7 +104,7 @@ def test_best_weights_are_those_of_the_best_evaluation(tmp_path):
     saved = torch.load(tmp_path / "model_best.pth")
     assert saved["model"]["bias"].item() == 30
     assert (saved["metric"], saved["value"], saved["iteration"]) == ("segm/AP", 30.0, 3)
-    assert not (tmp_path / "last_checkpoint").exists()  # resuming goes on from the last, not here
+    assert not (tmp_path / "last_checkpoint").exists()  # --resume continues from the last one
 
     # The checkpoint was written before the evaluation with 30, the process died after it.
     resumed = BestWeights(metric="segm/AP", model=model, output_dir=str(tmp_path))
@@ -129,7 +129,7 @@ def test_a_truncated_file_of_best_weights_does_not_prevent_a_resume(tmp_path, ca
 
 def test_a_metric_that_is_not_evaluated_is_named_with_those_that_are():
     hook = EarlyStopping(metric="segm/APP", patience=1, period=2)
-    with pytest.raises(RunError, match=r"'segm/APP', but the evaluation gave segm/AP. Set it"):
+    with pytest.raises(RunError, match=r"'segm/APP', but the evaluation computed segm/AP\. Set it"):
         ScriptedTrainer(hook, [10], "segm/AP").run()
 
 
@@ -150,7 +150,7 @@ def test_keys_that_need_others_say_so_at_the_start(shapes_cfg, opts, message):
 
 
 def test_a_run_that_stops_early_ends_as_others_do(shapes_cfg, monkeypatch):
-    """The validation loss is made to grow, so patience 1 ends a run of 100 at the second look."""
+    """A validation loss that grows ends a run of 100 iterations at the second evaluation."""
     grows = iter(range(1, 100))
     monkeypatch.setattr(
         "mrcnn_plugin.engine.build_hooks.validation_loss",

@@ -35,14 +35,14 @@ def test_the_average_is_in_the_model_while_it_is_evaluated(tmp_path):
     model.running_mean.fill_(7.0)
     model.num_batches_tracked.fill_(3)
 
-    def look():
+    def values():
         return model.running_mean.item(), model.num_batches_tracked.item()
 
     with hook.applied():
-        assert look() == (0.0, 3)  # counters are not averaged
+        assert values() == (0.0, 3)  # counters are not averaged
     with pytest.raises(ZeroDivisionError), hook.applied():
         raise ZeroDivisionError
-    assert look() == (7.0, 3)
+    assert values() == (7.0, 3)
 
 
 def test_decay_is_checked():

@@ -17,7 +17,7 @@ class Terminal(io.StringIO):
 
 
 def test_the_line():
-    """2 s for each of the 90 iterations that are left of 100 are 3 minutes."""
+    """After 10 of 100 iterations of 2 s, the other 90 take 3 minutes."""
     with EventStorage(9) as storage:
         storage.put_scalars(time=2.0, data_time=0.25, total_loss=1.5, cur_iter=9)
         storage.put_scalar("lr", 0.02, smoothing_hint=False)

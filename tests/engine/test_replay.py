@@ -1,17 +1,18 @@
-"""A run that meets NaN: what it says, what it leaves, and the step again from the file."""
+"""A run with a loss that is not finite: its message, the saved step, and its replay."""
 
 import math
 from pathlib import Path
 
 import pytest
 import torch
-from builders import run_python, train
+from builders import train
 
+from mrcnn_plugin.cli.replay import main as replay_command
 from mrcnn_plugin.engine import MRCNNTrainer, NonFiniteError
 from mrcnn_plugin.engine.replay import replay, save_step
 from mrcnn_plugin.engine.rng import rng_state
 from mrcnn_plugin.engine.train_step import NonFiniteStep
-from mrcnn_plugin.errors import RunError
+from mrcnn_plugin.errors import RunError, one_sentence
 
 
 def poison(trainer, iteration):
@@ -39,7 +40,7 @@ def stopped(request, shapes_cfg):
     return cfg, trainer, str(error.value)
 
 
-def test_the_run_stops_and_says_all_one_needs(stopped):
+def test_the_message_has_everything_that_one_needs(stopped):
     cfg, trainer, message = stopped
     lines = message.splitlines()
     assert lines[0].startswith("iteration 2: loss_mask is not finite (")
@@ -61,23 +62,23 @@ def test_the_file_gives_the_same_losses_again(stopped):
     assert again.module == "roi_heads.mask_head.predictor"
     assert not math.isfinite(again.losses[-1]["loss_mask"])
     for name in ("loss_cls", "loss_box_reg", "loss_rpn_cls", "loss_rpn_loc"):
-        assert again.losses[-1][name] == saved["losses"][name]  # samples and all: bit for bit
+        assert again.losses[-1][name] == saved["losses"][name]  # bit-identical
 
 
-def test_one_command_reproduces_the_step(shapes_cfg):
+def test_the_command_in_the_message_repeats_the_step(shapes_cfg, capsys):
     cfg = shapes_cfg()
     trainer = MRCNNTrainer(cfg)
     poison(trainer, iteration=0)
     with pytest.raises(NonFiniteError, match="none yet; it began from random weights") as error:
         trainer.train()
-    command = str(error.value).split("compute it again: mrcnn ")[1].splitlines()[0].split()
-    done = run_python("-m", "mrcnn_plugin", *command)
-    assert done.returncode == 1, done.stderr
-    assert "not finite: loss_mask\nfirst module" in done.stdout
+    command = str(error.value).split("compute it again: ")[1].splitlines()[0].split()
+    assert command[:2] == ["mrcnn", "replay"]
+    assert replay_command(command[2:]) == 1
+    assert "not finite: loss_mask\nfirst module" in capsys.readouterr().out
 
 
 def test_nan_proposals_are_reported_as_well(shapes_cfg):
-    """detectron2's RPN raises by itself, before there is a loss to look at."""
+    """detectron2's RPN raises before there is a loss to check."""
     trainer = MRCNNTrainer(cfg := shapes_cfg())
     trainer.model.proposal_generator.rpn_head.anchor_deltas.weight.data.fill_(float("nan"))
     message = r"iteration 0: the prediction of the RPN \(detectron2: Predicted boxes"
@@ -97,7 +98,7 @@ def test_a_step_that_does_not_fail_again(shapes_cfg):
     assert len(again.losses) == 1 and len(again.losses[0]) == 5
 
 
-def test_a_healthy_run_leaves_nothing(shapes_cfg):
+def test_a_healthy_run_saves_no_step(shapes_cfg):
     train(cfg := shapes_cfg())
     assert not Path(cfg.OUTPUT_DIR, "nonfinite").exists()
 
@@ -118,12 +119,13 @@ def test_weights_that_do_not_fit_are_an_error(shapes_cfg):
 
 
 @pytest.mark.parametrize("content", [None, b"no torch file", {"model": {}}])
-def test_a_file_that_is_no_saved_step_is_one_sentence(tmp_path, content):
+def test_a_file_that_is_no_saved_step_is_one_sentence(tmp_path, capsys, content):
     file = tmp_path / "step.pth"
     if isinstance(content, bytes):
         file.write_bytes(content)
     elif content is not None:
         torch.save(content, file)
-    done = run_python("-m", "mrcnn_plugin", "replay", file)
-    assert done.returncode == 1 and "Traceback" not in done.stderr
-    assert done.stderr.splitlines()[-1].startswith(f"mrcnn replay: '{file}' ")
+    assert one_sentence("mrcnn replay", replay_command, [str(file)]) == 1
+    printed = capsys.readouterr().err
+    assert "Traceback" not in printed
+    assert printed.splitlines()[-1].startswith(f"mrcnn replay: '{file}' ")

@@ -1,4 +1,4 @@
-"""Validation loss: the number, and that training does not notice it."""
+"""Validation loss: its value, and that it does not affect training."""
 
 import json
 import random
@@ -78,7 +78,7 @@ def test_a_dataset_without_annotations_is_rejected(shapes_cfg):
 
 
 def test_weights_are_bit_equal_with_and_without(shapes_cfg):
-    """Augmentation draws from numpy and sampling from torch in this process: both must go on."""
+    """Augmentation draws from numpy and sampling from torch in this process: both must continue."""
     common = ("SOLVER.MAX_ITER", 4, "TEST.EVAL_PERIOD", 2)
     without = train(shapes_cfg(*common))
     measured = train(cfg := shapes_cfg(*common, "TEST.VAL_LOSS", True))

@@ -22,7 +22,7 @@ class FakeRun:
         self.finished = True
 
 
-def test_scalars_and_config_are_handed_on(shapes_cfg, monkeypatch):
+def test_scalars_and_config_are_logged(shapes_cfg, monkeypatch):
     runs = []
 
     def init(**settings):

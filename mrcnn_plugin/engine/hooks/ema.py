@@ -1,4 +1,4 @@
-"""An exponential moving average of the weights, evaluated and saved in place of the last ones."""
+"""An exponential moving average of the weights, which is evaluated and saved."""
 
 import contextlib
 from collections.abc import Iterator
@@ -16,9 +16,10 @@ from ..distributed import unwrap
 class EMAHook(HookBase):
     """Keeps `average <- d * average + (1 - d) * weights` of every floating tensor of a model.
 
-    d is `min(decay, (1 + t) / (10 + t))` after t steps, so that random first weights are forgotten
-    soon. `torch.optim.swa_utils.AveragedModel` has no such warm-up and keeps a second model. The
-    average is part of the checkpoint, and becomes `<output_dir>/model_ema.pth` at the end.
+    d is `min(decay, (1 + t) / (10 + t))` after t steps, so that random first weights soon lose
+    their influence. `torch.optim.swa_utils.AveragedModel` has no such warm-up and keeps a second
+    model. The average is part of the checkpoint, and becomes `<output_dir>/model_ema.pth` at the
+    end.
     """
 
     def __init__(self, *, model: nn.Module, decay: float, output_dir: str):
@@ -56,7 +57,7 @@ class EMAHook(HookBase):
 
     @contextlib.contextmanager
     def applied(self) -> Iterator[None]:
-        """The model has the averaged weights inside, and its own again afterwards."""
+        """A context in which the model has the averaged weights instead of its own."""
         if self.average is None:
             raise RuntimeError("there is no average yet: EMAHook.before_train has not run")
         weights = self._weights()

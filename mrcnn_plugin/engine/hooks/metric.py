@@ -19,9 +19,9 @@ def higher_is_better(metric: str) -> bool:
 
 
 class MetricHook(HookBase):
-    """Calls `on_metric` after every evaluation that gives the metric, on the main process.
+    """Calls `on_metric` after every evaluation that computes the metric, on the main process.
 
-    It must come after the hooks that evaluate. Other processes have no results, so nothing is
+    Register it after the hooks that evaluate. Other processes have no results, so nothing is
     called there.
     """
 
@@ -59,7 +59,7 @@ class MetricHook(HookBase):
         ]
         if others and value is None:
             raise RunError(
-                f"TEST.BEST_METRIC is '{self.metric}', but the evaluation gave "
+                f"TEST.BEST_METRIC is '{self.metric}', but the evaluation computed "
                 f"{', '.join(sorted(others))}. Set it to one of these."
             )
 

@@ -1,4 +1,4 @@
-"""A live line on a terminal with progress, time left, loss, learning rate, data time and memory."""
+"""Shows the progress of training in one line of the terminal."""
 
 import logging
 import shutil
@@ -22,7 +22,7 @@ _SECONDS_BETWEEN = 0.25
 
 
 class ProgressLine(HookBase):
-    """Rewrites one line of a terminal a few times a second.
+    """Rewrites one line of a terminal a few times per second.
 
     detectron2's line every 20 iterations then goes to `log.txt` only. If the stream is not a
     terminal, nothing is written and detectron2's lines are printed as usual.
@@ -79,8 +79,8 @@ def progress_text(storage: EventStorage, max_iter: int) -> str:
     histories = storage.histories()
     if "time" in histories:
         seconds = histories["time"].median(20)
-        left = timedelta(seconds=int(seconds * (max_iter - done)))
-        parts += [f"eta {left}", f"{seconds:.3g} s/it"]
+        remaining = timedelta(seconds=int(seconds * (max_iter - done)))
+        parts += [f"eta {remaining}", f"{seconds:.3g} s/it"]
     if "data_time" in histories:
         parts.append(f"data {histories['data_time'].median(20):.2g}")
     if "total_loss" in histories:

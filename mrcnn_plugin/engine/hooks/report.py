@@ -26,12 +26,12 @@ def write_report(cfg: CfgNode) -> None:
             logger.info(f"Report: {build_report(cfg)}")
     except Exception:  # a missing report is no reason to lose a run
         logger.exception(
-            f"The report could not be made. `mrcnn report {cfg.OUTPUT_DIR}` makes it again."
+            f"The report could not be made. Run `mrcnn report {cfg.OUTPUT_DIR}` to repeat it."
         )
 
 
 class ReportHook(HookBase):
-    """Writes the report. Comes after evaluations and before the hook that closes the writers."""
+    """Writes the report. Register it after evaluations and before the hook that closes writers."""
 
     def __init__(self, cfg: CfgNode, *, writers: Sequence[EventWriter]):
         """

@@ -1,8 +1,9 @@
-"""The training losses on held-out images with ground truth. Measuring them changes nothing else.
+"""Computes the training losses on held-out images without affecting the training.
 
 detectron2's test loader drops annotations and its models return no losses in evaluation mode. Here
-the held-out images come with ground truth at test-time size, and the model computes its losses as
-in training, with three differences: no gradients, batch norm by its running statistics, no dropout.
+the held-out images have ground truth and test-time size. The model computes its losses as in
+training, except that it computes no gradients, uses the running statistics of batch norm and
+applies no dropout.
 """
 
 import contextlib
