@@ -44,7 +44,7 @@ def build_hooks(
     report = []
     if cfg.TEST.REPORT and writer:
         json_writers = [w for w in trainer.writers if isinstance(w, JSONWriter)]
-        report = [ReportHook(cfg, writers=json_writers)]
+        report = [ReportHook(cfg=cfg, writers=json_writers)]
     # Without decisions the checkpoint comes first. A failed evaluation can be repeated from it.
     middle = [*evaluations, *decisions, *checkpoint] if decisions else [*checkpoint, *evaluations]
     return [*others, *middle, *report, *writer], next(iter(checkpoint), None)
@@ -52,19 +52,20 @@ def build_hooks(
 
 def _evaluations(trainer, weights) -> list[HookBase]:
     cfg, model = trainer.cfg, trainer.model
-    period = cfg.TEST.EVAL_PERIOD
-    ret = []
+    functions = [(trainer.evaluate, cfg.TEST.EVAL_PERIOD)]
     if cfg.TEST.VAL_LOSS:
         loader = build_validation_loader(cfg)
-        ret.append(
-            Evaluation(
-                period, lambda: {"validation": validation_loss(model, loader)}, weights=weights
-            )
-        )
-    ret.append(Evaluation(period, trainer.evaluate, weights=weights))
+
+        def validate():
+            return {"validation": validation_loss(model, loader)}
+
+        functions.insert(0, (validate, cfg.TEST.EVAL_PERIOD))
     if cfg.TEST.AUG.ENABLED:  # at the end only: it is slow
-        ret.append(Evaluation(0, lambda: trainer.test_with_tta(cfg, model), weights=weights))
-    return ret
+        functions.append((lambda: trainer.test_with_tta(cfg, model), 0))
+    return [
+        Evaluation(function=function, period=period, weights=weights)
+        for function, period in functions
+    ]
 
 
 def _decisions(cfg: CfgNode, model, weights) -> list[HookBase]:

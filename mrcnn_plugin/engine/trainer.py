@@ -6,6 +6,7 @@ import weakref
 from collections import OrderedDict
 
 import torch
+import yaml
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.engine import DefaultTrainer, TrainerBase, create_ddp_model
@@ -77,8 +78,10 @@ class MRCNNTrainer(DefaultTrainer):
     def build_writers(self):
         """detectron2's (screen, metrics.json, TensorBoard), and Weights & Biases by config."""
         self.writers = super().build_writers()
-        if self.cfg.WANDB_PROJECT:
-            self.writers.append(WandbWriter(self.cfg))
+        project, output_dir = self.cfg.WANDB_PROJECT, self.cfg.OUTPUT_DIR
+        if project:
+            config = yaml.safe_load(self.cfg.dump())
+            self.writers.append(WandbWriter(project=project, output_dir=output_dir, config=config))
         return self.writers
 
     def evaluate(self) -> dict:

@@ -50,7 +50,7 @@ def run_in(stream, shapes_cfg, monkeypatch):
     logger.addHandler(handler)
     monkeypatch.setattr("mrcnn_plugin.engine.hooks.progress._SECONDS_BETWEEN", 0.0)
     monkeypatch.setattr(
-        "mrcnn_plugin.engine.build_hooks.ProgressLine", lambda: ProgressLine(stream)
+        "mrcnn_plugin.engine.build_hooks.ProgressLine", lambda: ProgressLine(stream=stream)
     )
     monkeypatch.setattr(ProgressLine, "before_step", lambda self: events.warning("a metrics line"))
     try:

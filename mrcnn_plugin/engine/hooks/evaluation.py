@@ -17,15 +17,15 @@ class Evaluation(HookBase):
 
     def __init__(
         self,
-        period: int,
-        function: Callable[[], dict],
         *,
+        function: Callable[[], dict],
+        period: int,
         weights: Callable[[], contextlib.AbstractContextManager] = contextlib.nullcontext,
     ):
         """
         Args:
-            period: iterations between evaluations; 0 evaluates at the end only.
             function: returns nested dicts of numbers. It is called in every process.
+            period: iterations between evaluations; 0 evaluates at the end only.
             weights: a context in which the model has the weights to evaluate (`EMAHook.applied`).
         """
         self.period = period

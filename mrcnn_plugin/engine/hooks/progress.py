@@ -28,7 +28,7 @@ class ProgressLine(HookBase):
     terminal, nothing is written and detectron2's lines are printed as usual.
     """
 
-    def __init__(self, stream: TextIO | None = None):
+    def __init__(self, *, stream: TextIO | None = None):
         """
         Args:
             stream: the stream to write to; None is `sys.stdout`.

@@ -33,7 +33,7 @@ def write_report(cfg: CfgNode) -> None:
 class ReportHook(HookBase):
     """Writes the report. Register it after evaluations and before the hook that closes writers."""
 
-    def __init__(self, cfg: CfgNode, *, writers: Sequence[EventWriter]):
+    def __init__(self, *, cfg: CfgNode, writers: Sequence[EventWriter]):
         """
         Args:
             cfg: the config of the run, which the report shows.

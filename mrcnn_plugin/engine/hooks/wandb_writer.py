@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-import yaml
-from detectron2.config import CfgNode
 from detectron2.utils.events import EventWriter, get_event_storage
 
 from ...errors import RunError
@@ -12,16 +10,18 @@ _WINDOW = 20  # noisy scalars are medians of this many iterations
 
 
 class WandbWriter(EventWriter):
-    """Writes what detectron2 writes to TensorBoard, as a run of `WANDB_PROJECT`.
+    """Writes the scalars that detectron2 writes to TensorBoard, as a run at Weights & Biases.
 
-    W&B's own settings hold: `WANDB_MODE=offline` needs no network and no account, `wandb login`
-    comes before the first run on line.
+    W&B's own settings apply: `WANDB_MODE=offline` needs neither a network nor an account. Otherwise
+    run `wandb login` before the first run.
     """
 
-    def __init__(self, cfg: CfgNode):
+    def __init__(self, *, project: str, output_dir: str, config: dict):
         """
         Args:
-            cfg: of the run; all of it becomes the run's config at W&B.
+            project: `WANDB_PROJECT`.
+            output_dir: `OUTPUT_DIR`. Its last part becomes the name of the run.
+            config: the config of the run, for W&B.
 
         Raises:
             RunError: wandb is not installed.
@@ -30,15 +30,12 @@ class WandbWriter(EventWriter):
             import wandb
         except ImportError as error:
             raise RunError(
-                f"WANDB_PROJECT is '{cfg.WANDB_PROJECT}', but wandb is not installed. Run `pip "
+                f"WANDB_PROJECT is '{project}', but wandb is not installed. Run `pip "
                 "install wandb`, or set WANDB_PROJECT to ''."
             ) from error
-        Path(cfg.OUTPUT_DIR).mkdir(parents=True, exist_ok=True)
+        Path(output_dir).mkdir(parents=True, exist_ok=True)
         self._run = wandb.init(
-            project=cfg.WANDB_PROJECT,
-            name=Path(cfg.OUTPUT_DIR).resolve().name,
-            dir=cfg.OUTPUT_DIR,
-            config=yaml.safe_load(cfg.dump()),
+            project=project, name=Path(output_dir).resolve().name, dir=output_dir, config=config
         )
         self._last_write = -1
 
