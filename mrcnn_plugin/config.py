@@ -73,7 +73,7 @@ def add_mrcnn_config(cfg: CN) -> None:
     # Compute the losses on DATASETS.TEST every TEST.EVAL_PERIOD iterations and log them as
     # "validation/total_loss" and so on.
     cfg.TEST.VAL_LOSS = False
-    # Metric that selects model_best.pth: "segm/AP", "validation/total_loss" or any other metric that
+    # Metric that selects model_best.pth: "segm/AP", "validation/total_loss" or any other one that
     # an evaluation computes. "" disables it. Losses are minimised, everything else is maximised.
     cfg.TEST.BEST_METRIC = ""
     # Stop after this many consecutive evaluations without a better BEST_METRIC. 0 disables it.

@@ -101,10 +101,13 @@ def drop_unusable(content: dict, findings: Findings) -> dict:
     }
 
 
-def check_num_classes(content: dict, findings: Findings, num_classes: int) -> None:
+def check_num_classes(
+    content: dict, findings: Findings, num_classes: int, *, evaluated: bool = False
+) -> None:
     """Report a `MODEL.ROI_HEADS.NUM_CLASSES` that differs from the number of categories.
 
-    With more categories, class id NUM_CLASSES would silently be trained as background.
+    With more categories, class id NUM_CLASSES would silently be trained as background. With fewer
+    ones, detectron2's evaluation stops at the first detection of a class that the dataset lacks.
     """
     count = len(content["categories"])
     if count > num_classes:
@@ -113,7 +116,11 @@ def check_num_classes(content: dict, findings: Findings, num_classes: int) -> No
         findings.error("num-classes", fault, action=hint)
     elif count < num_classes:
         fault = f"{count} categories, but MODEL.ROI_HEADS.NUM_CLASSES is {num_classes}"
-        findings.warning("num-classes", fault, action="some classes have no data")
+        if evaluated:
+            hint = f"an evaluation would fail; set MODEL.ROI_HEADS.NUM_CLASSES {count}"
+            findings.error("num-classes", fault, action=hint)
+        else:
+            findings.warning("num-classes", fault, action="some classes have no data")
 
 
 def check_overlap(

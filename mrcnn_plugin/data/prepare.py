@@ -117,8 +117,10 @@ def prepare_datasets(
     }
     prepared = {name: dataset for name, dataset in prepared.items() if dataset}
     if cfg.DATASETS.CHECK:
-        for dataset in prepared.values():
-            check_num_classes(dataset.content, dataset.findings, cfg.MODEL.ROI_HEADS.NUM_CLASSES)
+        num_classes = cfg.MODEL.ROI_HEADS.NUM_CLASSES
+        for name, dataset in prepared.items():
+            evaluated = name in test
+            check_num_classes(dataset.content, dataset.findings, num_classes, evaluated=evaluated)
         _check_together(prepared, train, test)
     if not any(dataset.errors for dataset in prepared.values()):
         for dataset in prepared.values():

@@ -9,7 +9,7 @@ from .logs import start_logging
 from .options import check_training_options
 from .preflight import check_inputs, use_available_device
 from .replay import NonFiniteError
-from .setup import log_and_seed
+from .setup import log_and_seed, save_config
 from .trainer import MRCNNTrainer
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "load_config",
     "log_and_seed",
     "merge_config",
+    "save_config",
     "start_logging",
     "use_available_device",
     "use_datasets",

@@ -107,6 +107,24 @@ def _prepare(cfg: CfgNode, train: tuple[str, ...]) -> None:
             "to skip the unusable entries (only for data given with --train or --val), or pass "
             "--no-check to train anyway\n" + format_problems(errors, limit=_LINES)
         )
+    _check_not_empty(datasets, cfg, train)
+
+
+def _check_not_empty(datasets: list[PreparedDataset], cfg: CfgNode, train: tuple[str, ...]) -> None:
+    """Raise a `DataError` if nothing of the training sets would be trained on."""
+    trained = [dataset for dataset in datasets if dataset.name in train]
+    if not train or len(trained) < len(train):  # the others are not COCO json
+        return
+    annotations = [a for dataset in trained for a in dataset.content["annotations"]]
+    images = [image for dataset in trained for image in dataset.content["images"]]
+    if not images or (
+        cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS and all(a.get("iscrowd", 0) for a in annotations)
+    ):
+        raise DataError(
+            f"There is nothing to train on in {', '.join(train)}: {len(images)} images have "
+            f"{len(annotations)} usable annotations, all of them crowd regions if any. `mrcnn "
+            "dataset check` lists what was dropped."
+        )
 
 
 def _log(dataset: PreparedDataset, written: Path | None) -> None:

@@ -21,8 +21,10 @@ def launch(function: Callable, args: argparse.Namespace) -> None:
         args: of detectron2's `default_argument_parser`.
 
     Raises:
-        RunError: one of the processes raised it; the others have been ended.
+        RunError: the options contradict each other, or one of the processes raised it and the
+            others have been ended.
     """
+    _check_processes(args)
     # torch warns that it terminates the processes next to one that has stopped.
     logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)
     with tempfile.TemporaryDirectory(prefix="mrcnn_errors_") as folder:
@@ -41,6 +43,29 @@ def launch(function: Callable, args: argparse.Namespace) -> None:
             if not sentences:
                 raise
             raise RunError(sentences[0]) from error
+
+
+def _check_processes(args: argparse.Namespace) -> None:
+    if args.num_gpus < 1 or args.num_machines < 1:
+        raise RunError(
+            f"--num-gpus is {args.num_gpus} and --num-machines is {args.num_machines}; expected 1 "
+            "or more of each. Without a GPU, --num-gpus is the number of processes."
+        )
+    if not 0 <= args.machine_rank < args.num_machines:
+        raise RunError(
+            f"--machine-rank is {args.machine_rank}; expected 0 to {args.num_machines - 1} for "
+            f"--num-machines {args.num_machines}"
+        )
+    url = args.dist_url
+    if url == "auto" and args.num_machines > 1:
+        raise RunError(
+            "--dist-url auto works on a single machine only. Pass the address of the first machine "
+            "to all of them, such as --dist-url tcp://10.0.0.1:29500."
+        )
+    if url != "auto" and not url.startswith(("tcp://", "file://", "env://")):
+        raise RunError(
+            f"--dist-url is '{url}'; expected 'auto' or an address such as tcp://10.0.0.1:29500"
+        )
 
 
 def _call(function: Callable, args: argparse.Namespace, folder: str) -> None:

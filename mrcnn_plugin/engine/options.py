@@ -27,6 +27,23 @@ def check_training_options(cfg: CfgNode) -> None:
         _check_metric_name(cfg)
 
 
+def check_solver(cfg: CfgNode) -> None:
+    """Check the numbers of iterations and of images per batch.
+
+    Raises:
+        ConfigError: one of them is below 1, or the processes cannot share a batch equally.
+    """
+    for key in ("MAX_ITER", "IMS_PER_BATCH"):
+        if cfg.SOLVER[key] < 1:
+            raise ConfigError(f"SOLVER.{key} is {cfg.SOLVER[key]}; expected 1 or more")
+    processes = comm.get_world_size()
+    if not cfg.SOLVER.REFERENCE_WORLD_SIZE and cfg.SOLVER.IMS_PER_BATCH % processes:
+        raise ConfigError(
+            f"SOLVER.IMS_PER_BATCH is {cfg.SOLVER.IMS_PER_BATCH}, which {processes} processes "
+            f"cannot share equally. Set it to a multiple of {processes}."
+        )
+
+
 def check_required_options(cfg: CfgNode) -> None:
     """Check everything but the name of the metric, which depends on the evaluators of a trainer.
 

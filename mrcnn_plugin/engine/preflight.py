@@ -15,6 +15,8 @@ from urllib.parse import urlparse
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY, ROI_HEADS_REGISTRY
+from detectron2.modeling.proposal_generator.rpn import RPN_HEAD_REGISTRY
 from detectron2.utils.file_io import PathManager
 
 from ..errors import RunError
@@ -23,7 +25,15 @@ logger = logging.getLogger(__name__)
 
 
 def use_available_device(cfg: CfgNode) -> None:
-    """Change `MODEL.DEVICE: cuda` to `cpu`, in place and with a warning, if there is no GPU."""
+    """Change `MODEL.DEVICE: cuda` to `cpu`, in place and with a warning, if there is no GPU.
+
+    Raises:
+        RunError: torch does not know the device.
+    """
+    try:
+        torch.device(cfg.MODEL.DEVICE)
+    except RuntimeError as error:
+        raise RunError(f"MODEL.DEVICE is '{cfg.MODEL.DEVICE}'; expected 'cuda' or 'cpu'") from error
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         logger.warning(
             f"MODEL.DEVICE is '{cfg.MODEL.DEVICE}' but torch {torch.__version__} finds no CUDA "
@@ -62,6 +72,7 @@ def check_inputs(cfg: CfgNode, *, training: bool) -> None:
     Raises:
         RunError: names the first thing that is missing and what to do.
     """
+    _check_components(cfg)
     for name in (*(cfg.DATASETS.TRAIN if training else ()), *cfg.DATASETS.TEST):
         _check_dataset(name)
     if cfg.MODEL.WEIGHTS:
@@ -71,6 +82,26 @@ def check_inputs(cfg: CfgNode, *, training: bool) -> None:
             f"WANDB_PROJECT is '{cfg.WANDB_PROJECT}', but wandb is not installed. Run `pip install "
             "wandb`, or set WANDB_PROJECT to ''."
         )
+
+
+def _check_components(cfg: CfgNode) -> None:
+    """Check that the parts that a config names are registered."""
+    model = cfg.MODEL
+    names = [
+        ("MODEL.META_ARCHITECTURE", model.META_ARCHITECTURE, META_ARCH_REGISTRY),
+        ("MODEL.BACKBONE.NAME", model.BACKBONE.NAME, BACKBONE_REGISTRY),
+    ]
+    if model.META_ARCHITECTURE == "GeneralizedRCNN":
+        names += [
+            ("MODEL.RPN.HEAD_NAME", model.RPN.HEAD_NAME, RPN_HEAD_REGISTRY),
+            ("MODEL.ROI_HEADS.NAME", model.ROI_HEADS.NAME, ROI_HEADS_REGISTRY),
+        ]
+    for key, name, registry in names:
+        if name not in registry:
+            known = [registered for registered, _ in registry]
+            near = difflib.get_close_matches(name, known, 2, 0.5)
+            hint = f"Did you mean {' or '.join(near)}?" if near else f"Known: {', '.join(known)}."
+            raise RunError(f"{key} is '{name}', which is not registered. {hint}")
 
 
 def check_start(cfg: CfgNode, *, training: bool, resume: bool) -> None:

@@ -15,7 +15,7 @@ from .config_loading import find_config, load_config, merge_config
 from .datasets import check_data, use_datasets
 from .learning_rate import LearningRate, fit_learning_rate
 from .logs import FILE_ONLY, start_logging
-from .options import check_training_options
+from .options import check_solver, check_training_options
 from .preflight import check_inputs, check_output_dir, check_start, use_available_device
 
 logger = logging.getLogger(__name__)
@@ -42,6 +42,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
     start_logging(cfg.OUTPUT_DIR)
 
     if training:
+        check_solver(cfg)
         fit_learning_rate(cfg, reference, scale=args.auto_scale_lr)
     use_available_device(cfg)
     check_mrcnn_config(cfg)
@@ -53,13 +54,15 @@ def setup(args: argparse.Namespace) -> CfgNode:
     check_inputs(cfg, training=training)
     check_start(cfg, training=training, resume=args.resume)
     check_data(cfg, training=training)
+    save_config(cfg)  # last, so that a run that cannot start does not replace the config of another
     return cfg
 
 
 def log_and_seed(cfg: CfgNode, args: argparse.Namespace) -> None:
-    """Log the run, save its config and seed the generators, after `start_logging`.
+    """Log the run and seed the generators, after `start_logging`.
 
-    The same as detectron2's `default_setup`, with the long texts in `log.txt` only.
+    With `save_config`, the same as detectron2's `default_setup`, with the long texts in `log.txt`
+    only.
 
     Args:
         cfg: the full config.
@@ -70,15 +73,19 @@ def log_and_seed(cfg: CfgNode, args: argparse.Namespace) -> None:
     logger.info("Environment info:\n" + collect_env_info(), extra=FILE_ONLY)
     logger.info(f"Command line arguments: {args}", extra=FILE_ONLY)
     logger.info(f"Running with full config:\n{cfg.dump()}", extra=FILE_ONLY)
+    # Every process draws other random numbers, the same ones in every run with a seed.
+    seed_all_rng(None if cfg.SEED < 0 else cfg.SEED + rank)
+    if not args.eval_only:
+        torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK
+
+
+def save_config(cfg: CfgNode) -> None:
+    """Write `OUTPUT_DIR/config.yaml` on the main process."""
     if comm.is_main_process():
         path = f"{cfg.OUTPUT_DIR}/config.yaml"
         with PathManager.open(path, "w") as file:
             file.write(cfg.dump())
         logger.info(f"The full config is in {path}; it and the model are logged in log.txt there")
-    # Every process draws other random numbers, the same ones in every run with a seed.
-    seed_all_rng(None if cfg.SEED < 0 else cfg.SEED + rank)
-    if not args.eval_only:
-        torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK
 
 
 def _summary(cfg: CfgNode, *, training: bool) -> str:

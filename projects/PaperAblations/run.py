@@ -36,6 +36,7 @@ from mrcnn_plugin.engine import (  # noqa: E402
     load_config,
     log_and_seed,
     merge_config,
+    save_config,
     start_logging,
     use_available_device,
 )
@@ -93,6 +94,7 @@ def train(args, arm: str, seed: int, output: Path) -> None:
     log_and_seed(cfg, args)
     register_datasets(cfg)
     check_inputs(cfg, training=True)
+    save_config(cfg)
     trainer = MRCNNTrainer(cfg)
     trainer.resume_or_load(resume=True)
     finished = trainer.start_iter >= trainer.max_iter  # but its results were not written

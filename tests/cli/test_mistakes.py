@@ -4,14 +4,18 @@ import importlib
 import importlib.util
 import re
 import sys
+from pathlib import Path
 
 import pytest
 import torch
-from builders import ROOT, run_python
+from builders import ROOT, run_python, tiny_cfg
+from coco_files import coco_content, write_dataset
 
 from mrcnn_command import SUBCOMMANDS
 from mrcnn_plugin.cli import weights
 from mrcnn_plugin.cli.train import argument_parser
+from mrcnn_plugin.engine.launch import launch
+from mrcnn_plugin.engine.options import check_solver
 from mrcnn_plugin.engine.setup import setup
 from mrcnn_plugin.errors import RunError
 
@@ -57,10 +61,55 @@ def sentence(start, *flags, **kwargs):
         (["OUTPUT_DIR", "/proc/output"], "'/proc/output' cannot be written to"),
         (["DATASETS.TRAIN", "('drawn_trian',)"], "not registered. Did you mean drawn_train"),
         (["MODEL.WEIGHTS", "gone.pth"], "'gone.pth' does not exist"),
+        (["SOLVER.IMS_PER_BATCH", "0"], "IMS_PER_BATCH is 0; expected 1 or more"),
+        (["SOLVER.MAX_ITER", "0"], "MAX_ITER is 0; expected 1 or more"),
+        (["MODEL.DEVICE", "gpu"], "MODEL.DEVICE is 'gpu'; expected 'cuda' or 'cpu'"),
+        (["MODEL.ROI_HEADS.NAME", "Res5ROIHead"], "is not registered. Did you mean .*Res5ROIHeads"),
+        (["MODEL.BACKBONE.NAME", "resnet_c4"], "BACKBONE.NAME is 'resnet_c4', which is not"),
     ],
 )
 def test_options(start, opts, message):
     assert re.search(message, sentence(start, opts=opts))
+
+
+def test_a_batch_that_the_processes_cannot_share(monkeypatch):
+    monkeypatch.setattr("mrcnn_plugin.engine.options.comm.get_world_size", lambda: 2)
+    check_solver(tiny_cfg("SOLVER.IMS_PER_BATCH", 4))
+    with pytest.raises(RunError, match="is 3, which 2 processes cannot share equally"):
+        check_solver(tiny_cfg("SOLVER.IMS_PER_BATCH", 3))
+
+
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        (("--num-gpus", "0"), "--num-gpus is 0"),
+        (("--machine-rank", "1"), "--machine-rank is 1; expected 0 to 0"),
+        (("--num-machines", "2", "--dist-url", "auto"), "auto works on a single machine only"),
+        (("--num-gpus", "2", "--dist-url", "garbage"), "--dist-url is 'garbage'; expected"),
+    ],
+)
+def test_processes(flags, message):
+    with pytest.raises(RunError, match=message):
+        launch(None, argument_parser().parse_args(flags))
+
+
+def test_a_run_that_cannot_start_keeps_the_config_of_an_earlier_one(start):
+    cfg = start()
+    saved = Path(cfg.OUTPUT_DIR, "config.yaml").read_text()
+    sentence(start, opts=["MODEL.WEIGHTS", "gone.pth", "SOLVER.BASE_LR", "7"])
+    assert Path(cfg.OUTPUT_DIR, "config.yaml").read_text() == saved
+
+
+@pytest.mark.parametrize("what", ["images", "annotations"])
+def test_nothing_to_train_on(start, tmp_path, what):
+    content = coco_content(3)
+    content["annotations"] = []
+    if what == "images":
+        content["images"] = []
+    path = write_dataset(tmp_path, content)
+    opts = ["DATASETS.TRAIN", "('my',)", "DATASETS.TEST", "()"]
+    found = sentence(start, "--train", f"my={path}", opts=opts)
+    assert "There is nothing to train on in my" in found
 
 
 def test_an_int_is_a_float(start, tmp_path):

@@ -565,3 +565,15 @@ def test_num_classes_below_the_categories_is_an_error(tmp_path):
     problems = prepare(cfg)
     for name in ("t", "v"):
         assert ("error", "num-classes") in [(p.severity.value, p.kind) for p in problems[name]]
+
+
+def test_num_classes_above_the_categories_is_an_error_if_it_is_evaluated(tmp_path):
+    """detectron2's evaluation stops at the first detection of a class that the dataset lacks."""
+    cfg = faulty_pair(tmp_path)
+    cfg.MODEL.ROI_HEADS.NUM_CLASSES = 80
+    problems = prepare(cfg)
+    kinds = {
+        name: [p.severity.value for p in problems[name] if p.kind == "num-classes"]
+        for name in ("t", "v")
+    }
+    assert kinds == {"t": ["warning"], "v": ["error"]}
