@@ -114,7 +114,8 @@ def test_nothing_to_train_on(start, tmp_path, what):
 
 def test_an_int_is_a_float(start, tmp_path):
     assert start(opts=["MODEL.MRCNN.RPN_LAMBDA", "1"]).MODEL.MRCNN.RPN_LAMBDA == 1.0
-    (tmp_path / "a.yaml").write_text("MODEL: {MRCNN: {RPN_LAMBDA: 2}, DEVICE: cpu, WEIGHTS: ''}")
+    keys = "MRCNN: {RPN_LAMBDA: 2}, ROI_HEADS: {NUM_CLASSES: 3}, DEVICE: cpu, WEIGHTS: ''"
+    (tmp_path / "a.yaml").write_text(f"MODEL: {{{keys}}}")
     value = start(config=tmp_path / "a.yaml").MODEL.MRCNN.RPN_LAMBDA
     assert value == 2.0 and isinstance(value, float)
 

@@ -211,11 +211,12 @@ def test_a_config_without_datasets_on_files_is_not_changed():
 
 
 def test_a_saved_config_needs_no_flags(tmp_path):
-    """Given keys included: NUM_CLASSES 7 was on the command line."""
+    """This includes keys from the command line, here the MASK_FORMAT that would not be inferred."""
     rle, _ = shapes_and_polygons(tmp_path)
-    cfg = new_cfg("MODEL.ROI_HEADS.NUM_CLASSES", 7)
+    cfg = new_cfg("INPUT.MASK_FORMAT", "polygon")
     declare_datasets(cfg, train=[rle], val_fraction=0.25)
-    infer_and_register(cfg, given={"MODEL.ROI_HEADS.NUM_CLASSES"})
+    infer_and_register(cfg, given={"INPUT.MASK_FORMAT"})
+    assert cfg.INPUT.MASK_FORMAT == "polygon"
     prepare(cfg)
     names = (cfg.DATASETS.TRAIN, cfg.DATASETS.TEST)
     assert names == (("rle_split_train",), ("rle_split_val",))
