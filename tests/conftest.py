@@ -61,16 +61,14 @@ def device():
 
 @pytest.fixture
 def photographs():
-    """Directory of photographs with annotations: coco_tiny/, fruits_nuts/, labelme_voc3/.
+    """Directory of real images with annotations: coco_tiny/, fruits_nuts/, labelme_voc3/.
 
     They are not part of this repository. MRCNN_TEST_DATA names the directory; the default is
     ../shared/data.
     """
     path = Path(os.environ.get("MRCNN_TEST_DATA", ROOT.parent / "shared/data"))
     if not path.is_dir():
-        pytest.skip(
-            f"there are no photographs at {path}: set MRCNN_TEST_DATA (see docs/training.md)"
-        )
+        pytest.skip(f"there are no images at {path}: set MRCNN_TEST_DATA (see docs/training.md)")
     return path
 
 

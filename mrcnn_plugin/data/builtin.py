@@ -23,7 +23,7 @@ def register_builtin_datasets(names: Iterable[str] = BUILTIN) -> None:
 
     * `shapes_train`, `shapes_val`: drawn into `$DETECTRON2_DATASETS/shapes/` when they are first
       loaded.
-    * `fruits_nuts`: 18 photographs of dates, figs and hazelnuts, the `data/` directory of
+    * `fruits_nuts`: 18 images of dates, figs and hazelnuts, the `data/` directory of
       github.com/Tony607/mmdetection_instance_segmentation_demo, as `fruits_nuts/trainval.json` and
       `fruits_nuts/images/` under `$DETECTRON2_DATASETS`.
     """

@@ -129,7 +129,7 @@ def skip_without_memory(gigabytes):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/meminfo")
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/meminfo: run it on Linux")
 def test_output_of_more_than_2_31_elements():
     skip_without_memory(18)
     channels, count, size = 1 << 15, 1340, 7
@@ -149,7 +149,7 @@ def test_output_of_more_than_2_31_elements():
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/meminfo")
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/meminfo: run it on Linux")
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 def test_input_of_more_than_2_31_elements(mode, layout):

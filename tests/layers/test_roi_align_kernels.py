@@ -64,7 +64,9 @@ torch.save(all_results(), {str(tmp_path / "results.pt")!r})
     process = run_with_isa(isa, code)
     if "not more than this processor" in process.stderr:
         assert ISAS.index(isa) > ISAS.index(torch.ops.mrcnn_plugin.cpu_isa())
-        pytest.skip(f"this processor or build has no {isa}")
+        pytest.skip(
+            f"this processor or build has no {isa}: run it on x86-64 with {isa}, built by GCC"
+        )
     assert process.returncode == 0, process.stderr
     assert process.stdout.split() == [isa]
     results = torch.load(tmp_path / "results.pt")

@@ -15,7 +15,7 @@ from mrcnn_plugin.layers.roi_align import roi_align
 MEGABYTE = 1 << 20
 CHANNELS = 1024  # 7 x 7 bins of this many float32 channels are 0.19 MiB per RoI
 LARGE = 40  # MiB: more than kLargeResult in csrc/cpu/passes.h
-needs_linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+needs_linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc: run it on Linux")
 
 
 def pool(megabytes, value=1.0, channels_last=False):

@@ -287,7 +287,7 @@ def in_child(work, seconds=60):
     pytest.fail("the child hangs")
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork: run it on Linux")
 @pytest.mark.parametrize("mode", MODES)
 def test_after_fork(mode):
     """One thread there, as in torch's own workers: GNU OpenMP's threads do not survive a fork."""

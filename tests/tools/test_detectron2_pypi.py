@@ -8,7 +8,10 @@ from builders import ROOT, run_python
 ALIAS = ROOT / "tools/detectron2_pypi"
 
 
-@pytest.mark.skipif(importlib.util.find_spec("LabGym") is None, reason="needs the copy on PyPI")
+@pytest.mark.skipif(
+    importlib.util.find_spec("LabGym") is None,
+    reason="needs the PyPI copy: run `make setup DETECTRON2=`",
+)
 def test_log_records_have_the_name_of_detectron2():
     code = (
         "import detectron2, logging\n"

@@ -126,7 +126,7 @@ def test_a_failing_command_shows_the_end_of_its_output(setup_script, monkeypatch
     assert "'doing it' failed" in sentence and "the reason" in capsys.readouterr().out
 
 
-@pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
+@pytest.mark.skipif(shutil.which("make") is None, reason="needs make: apt-get install make")
 def test_make_without_python_is_one_sentence():
     done = subprocess.run(
         ["make", "-s", "setup", "PYTHON=no_such_python"], cwd=ROOT, text=True, capture_output=True
