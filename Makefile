@@ -4,7 +4,7 @@ PYTHON ?= python3
 PYTEST = OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n auto
 NATIVE = $(shell find csrc tests/layers -name '*.h' -o -name '*.inc' -o -name '*.cpp' -o -name '*.cu*')
 
-.PHONY: demo test test-slow test-all setup lint format clean
+.PHONY: demo test test-slow test-all reliability setup lint format clean
 
 demo: setup   ## train, evaluate and draw a small Mask R-CNN on drawn shapes
 	.venv/bin/python -m mrcnn_plugin train --config-file configs/mask_rcnn_shapes_C4.yaml
@@ -18,6 +18,9 @@ test-all: setup   ## every test
 
 test-slow: setup   ## the slow tests only
 	$(PYTEST) -m slow tests
+
+reliability: setup   ## print the tables of docs/reliability.md; SECTIONS="resume ops" for some
+	.venv/bin/python -m benchmarks.reliability $(SECTIONS)
 
 setup:   ## .venv with torch, detectron2 and the compiled op; seconds if nothing has changed
 	@command -v $(PYTHON) >/dev/null || { echo "setup: there is no '$(PYTHON)': apt-get install python3 python3-venv python3-dev, or make PYTHON=..." >&2; exit 1; }
