@@ -63,6 +63,10 @@ def add_mrcnn_config(cfg: CN) -> None:
     cfg.DATASETS.CHECK = True
     cfg.DATASETS.DROP_BAD = False
 
+    # Longest time in seconds to wait for the worker processes of the training loader. 0 waits
+    # without end.
+    cfg.DATALOADER.TIMEOUT = 600.0
+
     # ---- Training (docs/monitoring.md). With the defaults, training is detectron2's. -------------
 
     # Compute each batch of IMS_PER_BATCH images in this many pieces and average their gradients.

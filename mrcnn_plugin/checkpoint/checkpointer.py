@@ -1,14 +1,14 @@
-"""A checkpointer that reports how much of the model a file filled, and atomic weight files."""
+"""A checkpointer whose files are whole, and that reports how much of the model a file filled."""
 
-import os
 from collections import Counter
 from pathlib import Path
 
-import torch
 from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.utils import comm
 from torch import nn
 
-from ..errors import ConfigError
+from ..errors import ConfigError, RunError
+from .files import find_checkpoint, save_whole, tag_checkpoint
 from .weights import diagnose
 
 # Not counted are values that the config sets, and those that older files lack and norm layers set.
@@ -20,7 +20,55 @@ class ReportingCheckpointer(DetectionCheckpointer):
 
     detectron2 lists the names that did not match in hundreds of lines. The list looks the same
     whether only the heads are missing, as for an ImageNet file, or everything is.
+
+    Checkpoints are written whole or not at all, and it resumes from the newest one that is whole:
+    see `files.find_checkpoint`. Folders with an address ("s3://...") are left to detectron2.
     """
+
+    _to_resume: str | None = None  # what `get_checkpoint_file` has found, until the next save
+
+    def save(self, name: str, **kwargs) -> None:
+        """Write the model and the checkpointables to `<save_dir>/<name>.pth`, and tag it.
+
+        Raises:
+            RunError: the file could not be written. Earlier checkpoints are intact.
+        """
+        if not self._has_local_folder():
+            super().save(name, **kwargs)
+            return
+        if not self.save_to_disk:
+            return
+        content = {"model": self.model.state_dict()}
+        content |= {key: value.state_dict() for key, value in self.checkpointables.items()}
+        path = Path(self.save_dir, f"{name}.pth")
+        self.logger.info(f"Saving checkpoint to {path}")
+        save_whole(path, content | kwargs)
+        self.tag_last_checkpoint(path.name)
+        self._to_resume = None
+
+    def tag_last_checkpoint(self, last_filename_basename: str) -> None:
+        if self._has_local_folder():
+            tag_checkpoint(Path(self.save_dir), last_filename_basename)
+        else:
+            super().tag_last_checkpoint(last_filename_basename)
+
+    def has_checkpoint(self) -> bool:
+        return bool(self.get_checkpoint_file())
+
+    def get_checkpoint_file(self) -> str:
+        """The path of the checkpoint to resume from, the same in every process; "" without one.
+
+        Raises:
+            RunError: there are checkpoints, and all of them are damaged.
+        """
+        if not self._has_local_folder():
+            return super().get_checkpoint_file() if super().has_checkpoint() else ""
+        if self._to_resume is None:
+            self._to_resume = agreed_checkpoint(self.save_dir)
+        return self._to_resume
+
+    def _has_local_folder(self) -> bool:
+        return bool(self.save_dir) and "://" not in self.save_dir
 
     def _load_model(self, checkpoint):
         """Load as the base class does, then log `Loaded 272 of the model's 280 tensors (...)`.
@@ -52,8 +100,22 @@ class ReportingCheckpointer(DetectionCheckpointer):
         return incompatible
 
 
+def agreed_checkpoint(folder: str) -> str:
+    """`files.find_checkpoint` of the main process, in every process; "" if there is none."""
+    found, error = "", ""
+    if comm.is_main_process() and "://" not in folder:
+        try:
+            found = str(find_checkpoint(Path(folder)) or "")
+        except RunError as problem:
+            error = str(problem)
+    found, error = comm.all_gather((found, error))[0]
+    if error:
+        raise RunError(error)
+    return found
+
+
 def save_weights(path: Path, model: nn.Module, **extra) -> None:
-    """Write `{"model": weights, **extra}` atomically, so that readers never see half a file.
+    """Write `{"model": weights, **extra}` whole or not at all.
 
     `MODEL.WEIGHTS` accepts the file. `--resume` does not continue from it.
 
@@ -61,8 +123,8 @@ def save_weights(path: Path, model: nn.Module, **extra) -> None:
         path: the file to write. Its directory is created.
         model: a model that is not wrapped for distributed training.
         extra: plain Python values.
+
+    Raises:
+        RunError: the file could not be written. An older one is intact.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(path.name + ".unfinished")
-    torch.save({"model": model.state_dict(), **extra}, unfinished)
-    os.replace(unfinished, path)
+    save_whole(path, {"model": model.state_dict(), **extra})

@@ -24,7 +24,7 @@ from ..engine import (
     write_report,
 )
 from ..engine.launch import launch
-from ..engine.preflight import is_finished
+from ..engine.resume import is_finished
 from ..engine.setup import setup
 
 logger = logging.getLogger(__name__)
@@ -47,7 +47,7 @@ def train(args: argparse.Namespace) -> dict:
     cfg = setup(args)
     if args.resume and not args.eval_only and is_finished(cfg):
         logger.warning(
-            f"The run in {cfg.OUTPUT_DIR} is finished: its last checkpoint has reached "
+            f"The run in {cfg.OUTPUT_DIR} is finished: it has stopped early or reached "
             f"SOLVER.MAX_ITER {cfg.SOLVER.MAX_ITER}. Nothing is trained or evaluated. Raise "
             "SOLVER.MAX_ITER to train longer, or pass --eval-only to evaluate."
         )

@@ -1,27 +1,36 @@
 """The hooks of a run in order: detectron2's, and those that this plugin's keys ask for."""
 
 import contextlib
+from typing import NamedTuple
 
 from detectron2.config import CfgNode
 from detectron2.engine import HookBase, hooks
-from detectron2.utils.events import JSONWriter
+from detectron2.utils.events import CommonMetricPrinter, JSONWriter
 
 from .hooks.best_weights import BestWeights
 from .hooks.early_stopping import EarlyStopping
 from .hooks.ema import EMAHook
-from .hooks.evaluation import Evaluation
+from .hooks.evaluation import Evaluation, SaveEvaluated
 from .hooks.progress import ProgressLine
 from .hooks.report import ReportHook
 from .hooks.validation_loss import build_validation_loader, validation_loss
 
 
-def build_hooks(
-    trainer, default: list[HookBase | None]
-) -> tuple[list[HookBase], hooks.PeriodicCheckpointer | None]:
-    """All hooks, and the one that saves checkpoints, which exists on the main process only.
+class Hooks(NamedTuple):
+    """The hooks of a run in order."""
 
-    Weights are averaged before they are saved or evaluated. What depends on an evaluation comes
-    after all evaluations, and before the checkpoint, which has to contain it. The writer is last.
+    all: list[HookBase]
+    evaluation: Evaluation
+    after_checkpoint: list[HookBase]  # the last ones of `all`: what a checkpoint does not have yet
+    checkpoint: hooks.PeriodicCheckpointer | None  # on the main process only
+
+
+def build_hooks(trainer, default: list[HookBase | None]) -> Hooks:
+    """detectron2's hooks, and those that this plugin's keys ask for.
+
+    Weights are averaged before they are saved or evaluated. The checkpoint comes before the
+    evaluation, which may fail, and is saved again after everything that depends on the evaluation.
+    The writer is last.
 
     Args:
         trainer: the `MRCNNTrainer` whose hooks these become.
@@ -31,41 +40,38 @@ def build_hooks(
     writer = [h for h in default if isinstance(h, hooks.PeriodicWriter)]
     checkpoint = [h for h in default if isinstance(h, hooks.PeriodicCheckpointer)]
     replaced = (hooks.PeriodicWriter, hooks.PeriodicCheckpointer, hooks.EvalHook)
-    others = [h for h in default if h is not None and not isinstance(h, replaced)]
-    others.append(ProgressLine())
+    first = [h for h in default if h is not None and not isinstance(h, replaced)]
+    first.append(ProgressLine())
 
     weights = contextlib.nullcontext
     if cfg.SOLVER.EMA_DECAY:
         ema = EMAHook(model=model, decay=cfg.SOLVER.EMA_DECAY, output_dir=cfg.OUTPUT_DIR)
-        others.append(ema)
+        first.append(ema)
         weights = ema.applied
-    evaluations = _evaluations(trainer, weights)
-    decisions = _decisions(cfg, model, weights)
-    report = []
+    evaluation = _evaluation(trainer, weights)
+    last = [evaluation, *_decisions(cfg, model, weights)]
+    if checkpoint:
+        # The one of the screen computes the time per iteration since its last line.
+        writers = [w for w in trainer.writers if not isinstance(w, CommonMetricPrinter)]
+        last.append(SaveEvaluated(evaluation=evaluation, checkpoint=checkpoint[0], writers=writers))
     if cfg.TEST.REPORT and writer:
         json_writers = [w for w in trainer.writers if isinstance(w, JSONWriter)]
-        report = [ReportHook(cfg=cfg, writers=json_writers)]
-    # Without decisions the checkpoint comes first. A failed evaluation can be repeated from it.
-    middle = [*evaluations, *decisions, *checkpoint] if decisions else [*checkpoint, *evaluations]
-    return [*others, *middle, *report, *writer], next(iter(checkpoint), None)
+        last.append(ReportHook(cfg=cfg, writers=json_writers))
+    last += writer
+    return Hooks([*first, *checkpoint, *last], evaluation, last, next(iter(checkpoint), None))
 
 
-def _evaluations(trainer, weights) -> list[HookBase]:
+def _evaluation(trainer, weights) -> Evaluation:
     cfg, model = trainer.cfg, trainer.model
-    functions = [(trainer.evaluate, cfg.TEST.EVAL_PERIOD)]
+    functions, at_end = [trainer.evaluate], []
     if cfg.TEST.VAL_LOSS:
         loader = build_validation_loader(cfg)
-
-        def validate():
-            return {"validation": validation_loss(model, loader)}
-
-        functions.insert(0, (validate, cfg.TEST.EVAL_PERIOD))
+        functions.insert(0, lambda: {"validation": validation_loss(model, loader)})
     if cfg.TEST.AUG.ENABLED:  # at the end only: it is slow
-        functions.append((lambda: trainer.test_with_tta(cfg, model), 0))
-    return [
-        Evaluation(function=function, period=period, weights=weights)
-        for function, period in functions
-    ]
+        at_end.append(lambda: trainer.test_with_tta(cfg, model))
+    return Evaluation(
+        functions=functions, at_end=at_end, period=cfg.TEST.EVAL_PERIOD, weights=weights
+    )
 
 
 def _decisions(cfg: CfgNode, model, weights) -> list[HookBase]:

@@ -108,19 +108,11 @@ def check_start(cfg: CfgNode, *, training: bool, resume: bool) -> None:
     """Check what the weights will be at the start: those of a checkpoint, of a file, or random.
 
     Raises:
-        RunError: evaluation would use random weights, or `--resume` would start again next to
-            checkpoints that it cannot find.
+        RunError: evaluation would use random weights.
     """
     folder = Path(cfg.OUTPUT_DIR)
-    resumes = resume and (folder / "last_checkpoint").exists()
+    resumes = resume and any(folder.glob("model_*.pth"))
     if resume and not resumes:
-        stray = sorted([*folder.glob("model_[0-9]*.pth"), *folder.glob("model_final.pth")])
-        if stray:
-            raise RunError(
-                f"--resume finds no {folder / 'last_checkpoint'}, although there are checkpoints "
-                f"like {stray[-1].name}. Write the name of the one to resume from into that file, "
-                "or choose another OUTPUT_DIR."
-            )
         logger.warning(
             f"--resume finds no checkpoint in {folder}: starting from "
             f"{cfg.MODEL.WEIGHTS or 'random weights'}"
@@ -202,13 +194,3 @@ def _check_weight_file(path: str, problem: str, expected: str) -> None:
 def _read(path: str | Path):
     """The content of a torch file; where the format allows it, without reading the tensors."""
     return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-
-
-def is_finished(cfg: CfgNode) -> bool:
-    """Whether the last checkpoint of `OUTPUT_DIR` has reached `SOLVER.MAX_ITER`."""
-    tag = Path(cfg.OUTPUT_DIR, "last_checkpoint")
-    try:
-        checkpoint = _read(Path(cfg.OUTPUT_DIR, tag.read_text().strip()))
-        return checkpoint["iteration"] + 1 >= cfg.SOLVER.MAX_ITER
-    except Exception:  # no checkpoint, or one that the checkpointer will complain about
-        return False

@@ -19,7 +19,7 @@ def rng_state() -> dict:
         "numpy": (kind, torch.from_numpy(keys.copy()), position, has_gauss, gauss),
         "torch": torch.get_rng_state(),
     }
-    if torch.cuda.is_available():
+    if torch.cuda.is_initialized():  # False in the worker processes of a loader
         state["cuda"] = torch.cuda.get_rng_state()
     return state
 
@@ -35,19 +35,29 @@ def set_rng_state(state: dict) -> None:
         torch.cuda.set_rng_state(state["cuda"])
 
 
+def derived_seed(seed: int, *keys: int) -> int:
+    """A seed below 2**32 that depends on all arguments, which are 0 or more."""
+    return int(np.random.SeedSequence((seed, *keys)).generate_state(1)[0])
+
+
+def seed_generators(seed: int) -> None:
+    """Seed the generators of Python, numpy and torch, on all devices, with 0 <= seed < 2**32."""
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
 @contextlib.contextmanager
 def preserved_rng(seed: int | None = None) -> Iterator[None]:
     """A context after which every generator continues as if nothing had been drawn inside.
 
     Args:
-        seed: seeds the generators inside. None leaves them as they are.
+        seed: seeds the generators inside, 0 <= seed < 2**32. None leaves them as they are.
     """
     state = rng_state()
     try:
         if seed is not None:
-            random.seed(seed)
-            np.random.seed(seed)
-            torch.manual_seed(seed)
+            seed_generators(seed)
         yield
     finally:
         set_rng_state(state)

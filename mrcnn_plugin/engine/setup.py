@@ -17,6 +17,7 @@ from .learning_rate import LearningRate, fit_learning_rate
 from .logs import FILE_ONLY, start_logging
 from .options import check_solver, check_training_options
 from .preflight import check_inputs, check_output_dir, check_start, use_available_device
+from .resume import prepare_output_dir
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +55,8 @@ def setup(args: argparse.Namespace) -> CfgNode:
     check_inputs(cfg, training=training)
     check_start(cfg, training=training, resume=args.resume)
     check_data(cfg, training=training)
+    if training:
+        prepare_output_dir(cfg, resume=args.resume)
     save_config(cfg)  # last, so that a run that cannot start does not replace the config of another
     return cfg
 

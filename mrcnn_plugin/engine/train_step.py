@@ -3,6 +3,7 @@
 import contextlib
 import time
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -67,6 +68,8 @@ class TrainStep(SimpleTrainer):
         self.scaler = scaler or torch.amp.GradScaler(enabled=False)
         self.accumulate = accumulate
         self.device = next(model.parameters()).device
+        self.stop_requested: Callable[[], bool] = lambda: False
+        self.stop = False  # whether it was True in any process during the last step
 
     def run_step(self):
         """
@@ -123,9 +126,10 @@ class TrainStep(SimpleTrainer):
     def _in_any_process(self, flag: bool) -> bool:
         if comm.get_world_size() == 1:
             return flag
-        flags = torch.tensor(float(flag), device=self.device)
+        flags = torch.tensor([flag, self.stop_requested()], dtype=torch.float, device=self.device)
         torch.distributed.all_reduce(flags, torch.distributed.ReduceOp.MAX)
-        return flags.item() > 0
+        flag, self.stop = (flags > 0).tolist()
+        return flag
 
     def _problem_of_gradients(self, batch: list[dict]):
         if self.scaler.is_enabled():

@@ -23,14 +23,18 @@ from detectron2.utils.events import EventStorage
 from torch import nn
 
 from ..checkpoint.checkpointer import ReportingCheckpointer
-from ..errors import ConfigError, RunError
+from ..errors import ConfigError
 from ..evaluation import AnalysingCOCOEvaluator, inference_folder
 from .build_hooks import build_hooks
 from .distributed import unwrap
+from .ending import end_of_run, stop_if_requested
 from .hooks.wandb_writer import WandbWriter
 from .logs import FILE_ONLY
 from .options import check_required_options
 from .replay import nonfinite_error
+from .rng import derived_seed, seed_generators
+from .stop_signals import StopSignals
+from .train_loader import TrainLoader, build_train_loader
 from .train_step import NonFiniteStep, TrainStep, amp_dtype_of
 
 logger = logging.getLogger(__name__)
@@ -69,11 +73,25 @@ class MRCNNTrainer(DefaultTrainer):
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.cfg = cfg
         self.last_results: dict = {}
+        self.stop_signals = StopSignals()
+        self._trainer.stop_requested = lambda: self.stop_signals.received is not None
+        # All random numbers of an iteration are seeded by this, the iteration and the rank.
+        self.seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
         self.register_hooks(self.build_hooks())
 
     def build_hooks(self):
-        ret, self._periodic_checkpointer = build_hooks(self, super().build_hooks())
-        return ret
+        self._built_hooks = build_hooks(self, super().build_hooks())
+        return self._built_hooks.all
+
+    @classmethod
+    def build_train_loader(cls, cfg: CfgNode, mapper=None):
+        """A `TrainLoader`, which a resumed run continues at the same image.
+
+        Args:
+            cfg: a full config.
+            mapper: pass one of your own from a subclass; None is detectron2's `DatasetMapper`.
+        """
+        return build_train_loader(cfg, mapper=mapper)
 
     def build_writers(self):
         """detectron2's (screen, metrics.json, TensorBoard), and Weights & Biases by config."""
@@ -92,16 +110,34 @@ class MRCNNTrainer(DefaultTrainer):
     def stop_after_this_step(self) -> None:
         """End training as at `MAX_ITER`, with the final checkpoint and evaluation."""
         self.max_iter = self.iter + 1
-        if self._periodic_checkpointer:
-            self._periodic_checkpointer.max_iter = self.max_iter
+        if self._built_hooks.checkpoint:
+            self._built_hooks.checkpoint.max_iter = self.max_iter
+
+    def state_dict(self) -> dict:
+        """Of the trainer; `iteration` is the last one that is in the weights."""
+        last = min(self.iter, self.max_iter - 1)
+        return {**super().state_dict(), "iteration": last, "seed": self.seed}
+
+    def load_state_dict(self, state: dict) -> None:
+        super().load_state_dict(state)
+        seed = state.get("seed", self.seed)  # detectron2's checkpoints have none
+        if self.cfg.SEED not in (-1, seed):
+            logger.warning(f"The run continues with its own seed {seed}, not SEED {self.cfg.SEED}")
+        self.seed = seed
 
     def train(self) -> dict:
         """Train from `start_iter` to `max_iter`, which a hook may lower; returns `last_results`.
 
+        SIGTERM, SIGUSR1 and Ctrl-C end it after the iteration, or within an evaluation at once.
+
         Raises:
             NonFiniteError: a loss or gradient is infinite or NaN.
+            LoadingError: an image could not be loaded.
+            RunError: OUTPUT_DIR can no longer be written to.
+            Stopped: a signal was received. A checkpoint has been saved. This is a `SystemExit`.
         """
-        if self.start_iter >= self.max_iter:
+        evaluation = self._built_hooks.evaluation
+        if self.start_iter >= self.max_iter and evaluation.num_evaluated in (None, self.max_iter):
             logger.warning(
                 f"Nothing left to train: the checkpoint has {self.start_iter} iterations and "
                 f"SOLVER.MAX_ITER is {self.max_iter}. Raise SOLVER.MAX_ITER to train longer, or "
@@ -109,30 +145,45 @@ class MRCNNTrainer(DefaultTrainer):
             )
             return self.last_results
         logger.info(f"Starting training from iteration {self.start_iter}")
-        with EventStorage(self.start_iter) as self.storage:
-            try:
-                self._loop()
-            except RunError as error:
-                logger.info(f"Training ends with an error: {error}", extra=FILE_ONLY)
-                raise
-            except Exception:
-                logger.exception("Exception during training:")
-                raise
-            finally:
-                self.after_train()
+        error = None
+        with EventStorage(self.start_iter) as self.storage, self.stop_signals:
+            for part in (self._loop, self.after_train):
+                try:
+                    part()
+                except BaseException as problem:
+                    error = error or end_of_run(self, problem)
+        if error:
+            raise error
         stopped_early = self.max_iter < self.cfg.SOLVER.MAX_ITER
         if self.cfg.TEST.EXPECTED_RESULTS and comm.is_main_process() and not stopped_early:
             verify_results(self.cfg, self.last_results)
         return self.last_results
 
-    def _loop(self):
+    def _loop(self) -> None:
         self.iter = self.start_iter
+        if isinstance(self.data_loader, TrainLoader):
+            self.data_loader.seed, self.data_loader.start_iter = self.seed, self.start_iter
         self.before_train()
+        if self._built_hooks.evaluation.is_pending():
+            self._continue_after_checkpoint()
         while self.iter < self.max_iter:
             self.before_step()
+            seed_generators(derived_seed(self.seed, self.iter, comm.get_rank()))
             self.run_step()
             self.after_step()
+            stop_if_requested(self)
             self.iter += 1
+
+    def _continue_after_checkpoint(self) -> None:
+        """What followed the checkpoint in its iteration: the evaluation and what depends on it."""
+        self.iter = self.storage.iter = self.start_iter - 1
+        for hook in self._built_hooks.after_checkpoint:
+            hook.after_step()
+        self.iter = self.start_iter
+
+    def step_was_asked_to_stop(self) -> bool:
+        """Whether any process had received a signal during the last step."""
+        return self._trainer.stop
 
     def run_step(self):
         try:

@@ -75,7 +75,7 @@ def test_the_count_continues_after_a_resume():
     first = EarlyStopping(metric="segm/AP", patience=3, period=2)
     ScriptedTrainer(first, [50, 40, 41], "segm/AP").run()
     state = first.state_dict()
-    assert state == {"metric": "segm/AP", "best": 50.0, "num_worse": 2}
+    assert state == {"metric": "segm/AP", "best": 50.0, "num_worse": 2, "stopped": False}
     assert type(state["best"]) is float  # a numpy scalar would make a file that does not resume
     resumed = EarlyStopping(metric="segm/AP", patience=3, period=2)
     resumed.load_state_dict(state)

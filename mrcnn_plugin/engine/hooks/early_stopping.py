@@ -27,6 +27,7 @@ class EarlyStopping(MetricHook):
         self.patience = patience
         self.period = period
         self.num_worse = 0
+        self.stopped = False
 
     def on_metric(self, value: float, iteration: int) -> None:
         if self.improves(value):
@@ -44,10 +45,16 @@ class EarlyStopping(MetricHook):
                 f"Stopping at iteration {self.trainer.iter}: {self.metric} has not improved in "
                 f"{num_worse} evaluations; the best is {_rounded(self.best)}"
             )
+            self.stopped = True
             self.trainer.stop_after_this_step()
 
     def state_dict(self) -> dict:
-        return {"metric": self.metric, "best": self.best, "num_worse": self.num_worse}
+        return {
+            "metric": self.metric,
+            "best": self.best,
+            "num_worse": self.num_worse,
+            "stopped": self.stopped,
+        }
 
     def load_state_dict(self, state: dict) -> None:
         if state["metric"] == self.metric:  # else the config names another metric now
