@@ -95,6 +95,7 @@ class TrainLoader:
             num_workers=self._num_workers,
             collate_fn=list,
             timeout=self._timeout,
+            generator=torch.Generator(),  # it would draw from the generator of the model
         )
         try:
             for batch in loader:
