@@ -1,5 +1,6 @@
 """The base class of errors that end a program with one sentence, and the place that prints them."""
 
+import errno
 import sys
 from collections.abc import Callable, Sequence
 
@@ -16,10 +17,25 @@ class ConfigError(RunError, ValueError):
     """A config key has a value that no model can be built from."""
 
 
+def is_disk_error(error: BaseException) -> bool:
+    """Whether a file could not be written because of the disk: full, read-only or broken."""
+    numbers = ("ENOSPC", "EDQUOT", "EROFS", "EFBIG", "EIO", "ESTALE")  # Windows lacks some
+    known = {getattr(errno, name) for name in numbers if hasattr(errno, name)}
+    return isinstance(error, OSError) and error.errno in known
+
+
 def one_sentence(program: str, function: Callable, argv: Sequence[str]) -> int | str | None:
-    """Call `function(argv)`. A `RunError` is printed as `program: sentence` and gives status 1."""
+    """Call `function(argv)`. A `RunError` is printed as `program: sentence` and gives status 1.
+
+    So is a full or read-only disk.
+    """
     try:
         return function(argv)
     except RunError as error:
-        print(f"{program}: {error}", file=sys.stderr)
-        return 1
+        text = str(error)
+    except OSError as error:
+        if not is_disk_error(error):
+            raise
+        text = f"a file could not be written ({error}). Free space or make the folder writable."
+    print(f"{program}: {text}", file=sys.stderr)
+    return 1

@@ -1,10 +1,10 @@
 """Trains a tiny model in child processes, which can be killed at chosen moments."""
 
-import logging
 import os
 import signal
 import sys
 import threading
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from mrcnn_plugin.checkpoint import files
 from mrcnn_plugin.cli import train
 from mrcnn_plugin.data import make_shapes
 from mrcnn_plugin.engine import MRCNNTrainer
+from mrcnn_plugin.errors import one_sentence
 from mrcnn_plugin.evaluation import AnalysingCOCOEvaluator
 
 CONFIG = Path(__file__).resolve().parents[2] / "configs/mask_rcnn_shapes_C4.yaml"
@@ -112,12 +113,11 @@ def start(output: Path, *opts, disturb: Callable[[], None] = lambda: None) -> in
         MRCNNTrainer.build_hooks = lambda self: [LossLog(), *build_hooks(self)]
         disturb()
         arguments = ["--config-file", CONFIG, "--resume", "OUTPUT_DIR", output, *OPTS, *opts]
-        train.main([str(argument) for argument in arguments])
-        status = 0
+        status = one_sentence("train", train.main, [str(argument) for argument in arguments]) or 0
     except SystemExit as end:
         status = end.code
     except BaseException:
-        logging.getLogger("mrcnn_plugin").exception("the run has failed")
+        traceback.print_exc()
     finally:
         sys.stdout.flush()
         sys.stderr.flush()

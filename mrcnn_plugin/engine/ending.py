@@ -1,20 +1,18 @@
 """What happens when training ends before its last iteration: a signal or an error."""
 
-import errno
 import logging
 import time
 from pathlib import Path
 
 from detectron2.utils import comm
 
-from ..errors import RunError
+from ..errors import RunError, is_disk_error
 from .logs import FILE_ONLY
 from .stop_signals import Interrupted, Stopped
 from .train_loader import LoadingError
 
 logger = logging.getLogger(__name__)
 
-_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE, errno.EFBIG)
 _LONGEST_WAIT = 120  # seconds for another process to write a checkpoint
 
 
@@ -47,7 +45,7 @@ def end_of_run(trainer, problem: BaseException) -> BaseException:
         _save(trainer)
         _wait_for_checkpoint(trainer)
         return Stopped(received)
-    if isinstance(problem, OSError) and problem.errno in _DISK_ERRORS:
+    if is_disk_error(problem):
         reason, folder = problem.strerror, trainer.cfg.OUTPUT_DIR
         problem = RunError(
             f"OUTPUT_DIR '{folder}' can no longer be written to ({reason}). Free space or make it "

@@ -54,7 +54,7 @@ def start_logging(output_dir: str | None) -> None:
     if output_dir is not None:
         Path(output_dir).mkdir(parents=True, exist_ok=True)
         suffix = "" if comm.is_main_process() else f".rank{comm.get_rank()}"
-        handlers.append(logging.FileHandler(Path(output_dir, f"log.txt{suffix}")))
+        handlers.append(_LogFile(Path(output_dir, f"log.txt{suffix}")))
         handlers[-1].setFormatter(_FileFormatter())
     for handler in handlers:
         handler.addFilter(_is_no_run_error)
@@ -81,6 +81,20 @@ def _belongs_on_screen(record: logging.LogRecord) -> bool:
 def _is_no_run_error(record: logging.LogRecord) -> bool:
     """detectron2's trainer logs every exception with its traceback. A RunError is a sentence."""
     return not (record.exc_info and isinstance(record.exc_info[1], RunError))
+
+
+class _LogFile(logging.FileHandler):
+    """Reports a full disk once, in one line, instead of a traceback per message."""
+
+    _has_failed = False
+
+    def handleError(self, record):
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            super().handleError(record)
+        elif not self._has_failed:
+            self._has_failed = True
+            print(f"{self.baseFilename} can no longer be written: {error}", file=sys.stderr)
 
 
 class _FileFormatter(logging.Formatter):

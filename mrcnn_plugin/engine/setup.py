@@ -2,14 +2,15 @@
 
 import argparse
 import logging
+from pathlib import Path
 
 import torch
 from detectron2.config import CfgNode
 from detectron2.utils import comm
 from detectron2.utils.collect_env import collect_env_info
 from detectron2.utils.env import seed_all_rng
-from detectron2.utils.file_io import PathManager
 
+from ..checkpoint.files import write_atomically
 from ..config import check_mrcnn_config
 from .config_loading import find_config, load_config, merge_config
 from .datasets import check_data, use_datasets
@@ -86,8 +87,7 @@ def save_config(cfg: CfgNode) -> None:
     """Write `OUTPUT_DIR/config.yaml` on the main process."""
     if comm.is_main_process():
         path = f"{cfg.OUTPUT_DIR}/config.yaml"
-        with PathManager.open(path, "w") as file:
-            file.write(cfg.dump())
+        write_atomically(Path(path), lambda file: file.write(cfg.dump().encode()))
         logger.info(f"The full config is in {path}; it and the model are logged in log.txt there")
 
 
