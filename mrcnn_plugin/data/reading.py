@@ -71,6 +71,7 @@ class ReportingMapper:
         try:
             return self.mapper(dataset_dict)
         except Exception as error:  # a mapper reads files and transforms whatever the data have
+            logger.debug("A mapper failed:", exc_info=True)  # in log.txt: it may be a program error
             fault = f"reading or transforming it raised {type(error).__name__}: {error}"
             raise _named(dataset_dict, fault) from error
 
