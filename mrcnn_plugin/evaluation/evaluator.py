@@ -182,7 +182,8 @@ class AnalysingCOCOEvaluator(COCOEvaluator):
         proposals = comm.gather(self._predictions) if any(has_proposals) else []
         parts = bring_to_rank_0(parts, self._writer)
         proposals = list(itertools.chain(*proposals))
-        return run_on_rank_0(lambda: self._evaluate_parts(parts, proposals, img_ids)) or {}
+        results = run_on_rank_0(lambda: self._evaluate_parts(parts, proposals, img_ids))
+        return {} if results is None else results
 
     def _evaluate_parts(self, parts: list[Part], proposals: list[dict], img_ids) -> dict:
         if proposals:
