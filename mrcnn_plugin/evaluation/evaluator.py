@@ -27,6 +27,7 @@ from .prediction_files import (
     bring_to_rank_0,
     read_lines,
     remove_leftovers,
+    with_category_ids,
     write_results,
 )
 
@@ -120,7 +121,8 @@ class AnalysingCOCOEvaluator(COCOEvaluator):
                 instances = output["instances"].to(self._cpu_device)
                 results = instances_to_coco_json(instances, image_id)
                 with self._deferred_errors():
-                    self._writer.write(image_id, self._with_category_ids(results))
+                    # Loading the dataset sets its mapping, maybe after the evaluator is created.
+                    self._writer.write(image_id, with_category_ids(results, self._metadata))
 
     @contextlib.contextmanager
     def _deferred_errors(self):
@@ -132,21 +134,6 @@ class AnalysingCOCOEvaluator(COCOEvaluator):
                 raise
             logger.error(f"{error}. The evaluation will fail at its end.")
             self._error = str(error)
-
-    def _with_category_ids(self, results: list[dict]) -> list[dict]:
-        """Replace the class indices of the model by the category ids of the dataset, in place."""
-        # Loading the dataset sets the mapping, which may be after the evaluator has been created.
-        mapping = self._metadata.get("thing_dataset_id_to_contiguous_id")
-        category_ids = {v: k for k, v in mapping.items()} if mapping else None
-        for result in results if category_ids else ():
-            index = result["category_id"]
-            if index not in category_ids:
-                raise RunError(
-                    f"A prediction has class {index}, but {self._metadata.name} has only "
-                    f"{len(category_ids)} classes. Set MODEL.ROI_HEADS.NUM_CLASSES to this number"
-                )
-            result["category_id"] = category_ids[index]
-        return results
 
     def evaluate(self, img_ids: list[int] | None = None) -> dict:
         """Evaluate the predictions of all ranks, and save results and analysis in `output_dir`.

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from detectron2.data import Metadata
 from detectron2.utils import comm
 
 from ..errors import RunError
@@ -102,6 +103,25 @@ class PredictionWriter:
         """Remove the folder. It is also removed when the writer is deleted."""
         if self._finalizer:
             self._finalizer()
+
+
+def with_category_ids(results: list[dict], metadata: Metadata) -> list[dict]:
+    """Replace the class indices of the model by the category ids of the dataset, in place.
+
+    Raises:
+        RunError: the dataset does not have a class.
+    """
+    mapping = metadata.get("thing_dataset_id_to_contiguous_id")
+    category_ids = {v: k for k, v in mapping.items()} if mapping else None
+    for result in results if category_ids else ():
+        index = result["category_id"]
+        if index not in category_ids:
+            raise RunError(
+                f"A prediction has class {index}, but {metadata.name} has only "
+                f"{len(category_ids)} classes. Set MODEL.ROI_HEADS.NUM_CLASSES to this number"
+            )
+        result["category_id"] = category_ids[index]
+    return results
 
 
 def remove_leftovers(output_dir: str) -> None:
