@@ -6,7 +6,8 @@ First the json has no annotations, so that both stop after `coco_instances_resul
 written: this is the memory of keeping, gathering and merging the predictions. Then it has one
 object per image, and COCOeval runs for boxes and masks, without this plugin's analysis.
 
-Memory is the growth of the peak resident size of a process since the evaluator was created.
+Memory is the peak resident size of a process since the evaluator was created, less that at the
+beginning (Linux only).
 """
 
 import contextlib
@@ -16,7 +17,6 @@ import json
 import logging
 import multiprocessing
 import os
-import resource
 import tempfile
 import time
 from pathlib import Path
@@ -100,9 +100,16 @@ def model_outputs() -> list[Instances]:
     return outputs
 
 
-def peak() -> float:
-    """The largest resident size of this process until now, in MB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000  # KiB on Linux
+def memory(field: str) -> float:
+    """VmRSS, the resident size of this process, or VmHWM, its peak, in MB."""
+    (line,) = [t for t in Path("/proc/self/status").read_text().splitlines() if field in t]
+    return int(line.split()[1]) / 1000  # KiB
+
+
+def reset_peak() -> float:
+    """Forget the peak until now, and return the resident size."""
+    Path("/proc/self/clear_refs").write_text("5")
+    return memory("VmRSS")
 
 
 def measure(rank: int, folder: str, name: str, output: str) -> None:
@@ -123,16 +130,16 @@ def measure(rank: int, folder: str, name: str, output: str) -> None:
     measured = NAMES[name]("reliability", output_dir=f"{output}/inference", **options)
     outputs = model_outputs()
     measured.reset()
-    before, started = peak(), time.perf_counter()
+    before, started = reset_peak(), time.perf_counter()
     for i in range(rank * NUM_IMAGES // 2, (rank + 1) * NUM_IMAGES // 2):
         measured.process([{"image_id": i}], [{"instances": outputs[i % NUM_OUTPUTS]}])
-    processed, after_process = time.perf_counter() - started, peak() - before
+    processed, after_process = time.perf_counter() - started, memory("VmHWM") - before
     comm.synchronize()
     started = time.perf_counter()
     with contextlib.redirect_stdout(io.StringIO()):
         results = measured.evaluate()
     evaluated = time.perf_counter() - started
-    found = (processed, after_process, evaluated, peak() - before, repr(results))
+    found = (processed, after_process, evaluated, memory("VmHWM") - before, repr(results))
     Path(output, f"found{rank}.json").write_text(json.dumps(found))
     comm.synchronize()
     os._exit(0)  # gloo's threads sometimes abort an ordinary exit on a busy machine

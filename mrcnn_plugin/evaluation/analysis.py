@@ -5,11 +5,11 @@ from pathlib import Path
 
 from pycocotools.cocoeval import COCOeval
 
+from ..checkpoint.files import write_atomically
 from .calibration import calibration, scored_detections
 from .confusion import confusion_matrix
 from .image_ap import image_aps
 from .precision_recall import ap_table, pr_curves
-from .whole_files import whole_file
 
 FILE_NAME = "analysis.json"
 MIN_SCORE = 0.5  # of the detections in the confusion matrix and in the images of the report
@@ -40,8 +40,8 @@ def analyse(coco_evals: dict[str, COCOeval], class_names: list[str], dataset_nam
 
 def save_analysis(analysis: dict, folder: str | Path) -> None:
     """Write an analysis into a folder. Raises a `RunError` if this is not possible."""
-    with whole_file(Path(folder, FILE_NAME)) as file:
-        file.write(json.dumps(analysis).encode())
+    content = json.dumps(analysis).encode()
+    write_atomically(Path(folder, FILE_NAME), lambda file: file.write(content))
 
 
 def load_analysis(folder: str | Path) -> dict | None:

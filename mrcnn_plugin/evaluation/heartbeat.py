@@ -4,6 +4,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TypeVar
 
 from detectron2.utils import comm
@@ -13,6 +14,7 @@ from ..errors import RunError
 T = TypeVar("T")
 
 BEAT = 1.0  # seconds between two messages of rank 0
+LAST_BEAT = 10.0  # seconds in which rank 0 tries to tell the others its error
 LOG_PERIOD = 60.0  # seconds between two lines in the log of a waiting rank
 
 logger = logging.getLogger(__name__)
@@ -29,19 +31,20 @@ def run_on_rank_0(function: Callable[[], T]) -> T | None:
         the result of `function` on rank 0, None on the other ranks.
 
     Raises:
-        RunError: `function` raised one; every rank raises the same. Any other exception is raised
-            as it is on rank 0, and as a `RunError` on the other ranks. If rank 0 is killed, the
-            other ranks raise a `RunError` as soon as the connection breaks, at the latest after the
-            timeout of the process group. If another rank is killed, rank 0 raises a `RunError` at
-            the end of `function`.
+        RunError: `function` raised one; every rank raises the same, as after an interruption
+            (KeyboardInterrupt, SystemExit or another exception that is no `Exception`). Any other
+            error is raised as it is on rank 0, and as a `RunError` on the other ranks. If rank 0 is
+            killed, the others raise a `RunError` as soon as the connection breaks, at the latest
+            after the timeout of the process group. If another rank is killed, rank 0 raises a
+            `RunError` at the end of `function`.
     """
     if comm.get_world_size() == 1:
         return function()
     if comm.is_main_process():
         return _run_with_heartbeat(function)
     error = _wait_for_rank_0()
-    if error:
-        raise RunError(error)
+    if error is not None:
+        raise error
     return None
 
 
@@ -51,13 +54,16 @@ def _run_with_heartbeat(function: Callable[[], T]) -> T:
     try:
         result = function()
     except RunError as error:
-        heart.stop(str(error))
+        heart.stop(error)
+        raise
+    except Exception as error:
+        logger.exception("Rank 0 failed while the other processes waited for it:")
+        heart.stop(RunError(f"rank 0 failed while the others waited for it: {error!r}"))
         raise
     except BaseException as error:
-        logger.exception("Rank 0 failed while the other processes waited for it:")
-        heart.stop(f"rank 0 failed while the others waited for it: {error!r}")
+        heart.stop(error)
         raise
-    heart.stop("")
+    heart.stop(None)
     if heart.lost:
         raise RunError(
             f"another process ended while rank 0 was working ({heart.lost}). Its log has the reason"
@@ -65,44 +71,53 @@ def _run_with_heartbeat(function: Callable[[], T]) -> T:
     return result
 
 
+@dataclass(frozen=True)
+class _Beat:
+    """A message of rank 0: whether it has finished, and with which error."""
+
+    finished: bool = False
+    error: BaseException | None = None
+
+
 class _Heart(threading.Thread):
-    """Sends None to all ranks every `BEAT` seconds and finally the text of an error, or ""."""
+    """Sends a `_Beat` to all ranks every `BEAT` seconds, and a last one when it is stopped."""
 
     def __init__(self):
         super().__init__(daemon=True)
         self.lost: RuntimeError | None = None
-        self._error = ""
+        self._last = _Beat()
         self._stopped = threading.Event()
 
     def run(self) -> None:
-        stopped = False
-        while not stopped:
-            stopped = self._stopped.wait(BEAT)
+        beat = _Beat()
+        while not beat.finished:
+            beat = self._last if self._stopped.wait(BEAT) else beat
             try:
-                comm.all_gather(self._error if stopped else None)
+                comm.all_gather(beat)
             except RuntimeError as error:  # a rank is gone
                 self.lost = error
                 return
 
-    def stop(self, error: str) -> None:
-        self._error = error
+    def stop(self, error: BaseException | None) -> None:
+        self._last = _Beat(finished=True, error=error)
         self._stopped.set()
-        self.join()
+        # After an interruption of all processes the others may no longer receive anything.
+        self.join(None if error is None else LAST_BEAT)
 
 
-def _wait_for_rank_0() -> str:
-    """Wait for the last message of rank 0 and return it: the text of an error, or ""."""
+def _wait_for_rank_0() -> BaseException | None:
+    """Wait for the last message of rank 0 and return its error."""
     started = logged = time.monotonic()
     while True:
         try:
-            message = comm.all_gather(None)[0]
+            beat = comm.all_gather(None)[0]
         except RuntimeError as error:
             raise RunError(
                 f"rank 0 ended or cannot be reached while the others waited for it ({error}). "
                 "Check its log, and whether its machine ran out of memory"
             ) from error
-        if message is not None:
-            return message
+        if beat.finished:
+            return beat.error
         if time.monotonic() - logged >= LOG_PERIOD:
             logged = time.monotonic()
             logger.info(f"Waiting for rank 0, which evaluates since {logged - started:.0f} s")

@@ -9,17 +9,19 @@ import json
 import os
 import re
 import shutil
+import socket
 import tempfile
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import BinaryIO
 
 from detectron2.data import Metadata
 from detectron2.utils import comm
 
+from ..checkpoint.files import write_atomically
 from ..errors import RunError
-from .whole_files import cannot_write, whole_file
 
 _BUFFER = 1 << 20  # bytes that a process collects before it writes
 _CHUNK = 1 << 20  # bytes that a process sends at once if rank 0 cannot read its file
@@ -92,7 +94,7 @@ class PredictionWriter:
                 file.write(self._buffer)
         except OSError as error:
             target = self._file or self._output_dir or tempfile.gettempdir()
-            raise cannot_write(target, error) from error
+            raise _cannot_write(target, error) from error
         self._buffer.clear()
 
     def part(self) -> Part:
@@ -103,6 +105,13 @@ class PredictionWriter:
         """Remove the folder. It is also removed when the writer is deleted."""
         if self._finalizer:
             self._finalizer()
+
+
+def _cannot_write(path: Path | str, error: OSError) -> RunError:
+    return RunError(
+        f"Rank {comm.get_rank()} on {socket.gethostname()} cannot write predictions to {path} "
+        f"({error.strerror or error}). Free space or make the folder writable, and evaluate again"
+    )
 
 
 def with_category_ids(results: list[dict], metadata: Metadata) -> list[dict]:
@@ -179,7 +188,7 @@ def _copy_to_rank_0(parts: Sequence[Part], writer: PredictionWriter) -> list[Par
                         with copies[rank].open("ab") as target:
                             target.write(chunk)
                 except OSError as error:
-                    failure = cannot_write(copies.get(rank, tempfile.gettempdir()), error)
+                    failure = _cannot_write(copies.get(rank, tempfile.gettempdir()), error)
     if failure:
         raise failure
     return [replace(part, file=str(copies.get(rank, ""))) for rank, part in enumerate(parts)]
@@ -211,10 +220,13 @@ def write_results(lines: Iterable[bytes], path: Path) -> None:
     Raises:
         RunError: the file cannot be written.
     """
-    with whole_file(path) as file:
+
+    def write(file: BinaryIO) -> None:
         separator = b"["
         for line in lines:
             if line != b"[]":
                 file.write(separator + line[1:-1])
                 separator = b", "
         file.write(b"[]" if separator == b"[" else b"]")
+
+    write_atomically(path, write)

@@ -185,11 +185,11 @@ def test_a_full_disk_is_one_error_and_leaves_the_old_results(tmp_path, limit_fil
             evaluator._writer.flush()
             limit = 1000
         limit_file_size(limit)
-        with pytest.raises(RunError, match=rf"Rank 0 on .* cannot write .*{file}"):
+        with pytest.raises(RunError, match=rf"{file}.* \(File too large\). Free space"):
             evaluator.evaluate()
         limit_file_size(resource.RLIM_INFINITY)
         assert {p.name: p.read_bytes() for p in tmp_path.glob("*results*")} == before
-        assert not [*tmp_path.glob("predictions*")] and not [*tmp_path.glob("*.tmp")]
+        assert not [*tmp_path.glob("predictions*")] and not [*tmp_path.glob("*.unfinished")]
 
 
 def test_a_vanished_folder_is_an_error(tmp_path):

@@ -5,6 +5,7 @@ import json
 import logging
 import multiprocessing
 import os
+import re
 import resource
 import signal
 import time
@@ -101,7 +102,7 @@ def evaluate_share(share, output_dir):
 def error_of(call):
     try:
         call()
-    except Exception as error:
+    except BaseException as error:
         return f"{type(error).__name__}: {error}"
 
 
@@ -170,10 +171,15 @@ def limit_files(size):
 
 def all_errors(rank, folder, predictions):
     found = {}
+    all_gather = comm.all_gather
     share = shares_of(predictions, *SHARES["odd"])
     attempt = lambda: evaluate_share(share, f"{folder}/out")  # noqa: E731
     analyse = evaluator_module.analyse
-    for case, error in (("run", RunError("a cause")), ("other", ZeroDivisionError("by 0"))):
+    for case, error in (
+        ("run", RunError("a cause")),
+        ("other", ZeroDivisionError("by 0")),
+        ("interrupted", KeyboardInterrupt()),
+    ):
         evaluator_module.analyse = fail(error)
         found[case] = error_of(attempt)
     evaluator_module.analyse = analyse
@@ -206,6 +212,16 @@ def all_errors(rank, folder, predictions):
     comm.synchronize()
     classes.copy_(right)
     found["afterwards"] = error_of(attempt)
+
+    # A signal to all processes. The last case, as not every rank makes every collective call.
+    evaluator_module.write_results = fail(KeyboardInterrupt())
+    if rank == 1:
+        heartbeat.comm.all_gather = lambda data: (
+            fail(KeyboardInterrupt())() if data is None else all_gather(data)
+        )
+    started = time.monotonic()
+    found["all_interrupted"] = error_of(attempt)
+    found["in_time"] = time.monotonic() - started < 30
     return found
 
 
@@ -215,16 +231,17 @@ def test_every_process_raises_the_error_of_one(tmp_path):
     assert second.pop("other").startswith("RunError: rank 0 failed while the others waited for it")
     assert first == second
     assert first["run"] == "RunError: a cause"
-    for case, rank, file in (
-        ("disk_of_rank_1", 1, "predictions.jsonl"),
-        ("disk_in_merge", 0, RESULTS_FILE),
-        ("disk_in_copy", 0, "rank0.jsonl"),
+    assert first["interrupted"] == "KeyboardInterrupt: "
+    for case, start in (
+        ("disk_of_rank_1", "Rank 1 on .*/predictions_rank1_.*jsonl"),
+        ("disk_in_merge", f".*{RESULTS_FILE}"),
+        ("disk_in_copy", "Rank 0 on .*/predictions_rank0_.*jsonl"),
     ):
-        assert first[case].startswith(f"RunError: Rank {rank} on "), case
-        assert f"{file} ([Errno 27] File too large" in first[case], case
+        assert re.match(rf"RunError: {start}.* \(File too large\). Free space", first[case]), case
     assert "has class 10" in first["class_of_rank_1"]
     assert first["left"] == [RESULTS_FILE] and first["old"] == "old"
     assert first["afterwards"] is None
+    assert first["all_interrupted"] == "KeyboardInterrupt: " and first["in_time"]
 
 
 def long_evaluation(rank, folder, predictions):
@@ -268,7 +285,7 @@ def test_the_death_of_rank_0_ends_the_others_and_leaves_no_results(tmp_path):
     error = (tmp_path / "error").read_text()
     assert error.startswith("RunError: rank 0 ended or cannot be reached while the others waited")
     left = {path.name.partition("rank0_")[0] for path in (tmp_path / "out").glob("*")}
-    assert left == {f"{RESULTS_FILE}.tmp", "predictions_"}
+    assert left == {f"{RESULTS_FILE}.unfinished", "predictions_"}
     predictions = prepare(tmp_path)
     try:
         evaluate(NAME, predictions, tmp_path / "out")
