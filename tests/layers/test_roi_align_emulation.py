@@ -229,7 +229,7 @@ def huge_plan():
     rois = torch.cat([0 * start, 50 * start, 0 * start, 50 * start + 500, 0 * start + 1], 1)
     levels = torch.randint(2, (70,), generator=generator)
     return torch.ops.mrcnn_plugin.roi_align_levels(
-        features, rois, levels, 1, 64, (1.0, 0.5), 0, True, "max", 1
+        features, rois, levels, 1, 64, (1.0, 0.5), 0, True, MODES.index("max"), 1
     )
 
 

@@ -2,6 +2,7 @@
 
 import copy
 import os
+import platform
 import subprocess
 import sys
 
@@ -86,6 +87,54 @@ def test_workers_send_large_results():
         Pooled(), batch_size=None, num_workers=2, worker_init_fn=lambda _: torch.set_num_threads(1)
     )
     assert all((result == i).all() for i, result in enumerate(loader))
+
+
+# ---- Repeated calls ------------------------------------------------------------------------------
+
+CALLS = 100_000  # of a forward and its backward
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="reads mallinfo2: run it with glibc")
+@pytest.mark.parametrize("op", ["roi_align", "roi_align_levels"])
+def test_repeated_calls_do_not_use_more_and_more_memory(op, record_property):
+    """The ops are called directly, because autograd would take most of the time."""
+    calls = CALLS // 2
+    printed = run(f"""
+import ctypes, torch, mrcnn_plugin
+
+class Info(ctypes.Structure):
+    names = "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost"
+    _fields_ = [(name, ctypes.c_size_t) for name in names.split()]
+
+mallinfo2 = ctypes.CDLL(None).mallinfo2
+mallinfo2.restype = Info
+torch.set_num_threads(1)
+ops, rois = torch.ops.mrcnn_plugin, torch.tensor([[0.0, 0, 0, 4, 4]])
+features, levels = torch.ones(1, 1, 4, 4), torch.zeros(1, dtype=torch.int64)
+
+def roi_align(mode):
+    options = 1, 1, 1.0, 2, True, mode, 1
+    output, argmax = ops.roi_align(features, rois, *options)
+    ops.roi_align_backward(output, rois, argmax, 1, 1, 4, 4, *options)
+
+def roi_align_levels(mode):
+    options = 2, True, mode, 1
+    output, argmax = ops.roi_align_levels([features], rois, levels, 1, 1, [1.0], *options)
+    ops.roi_align_levels_backward(
+        output, rois, levels, 0, argmax, 1, 1, 4, 4, 1, 1, 1.0, *options
+    )
+
+def used_after(calls):
+    for i in range(calls):
+        {op}(i % 2)
+    return mallinfo2().uordblks
+
+print(used_after(1000) - used_after({calls}))
+""")
+    growth = -int(printed)
+    record_property("growth", growth)
+    record_property("cases", calls)
+    assert growth < calls  # bytes: a leak of one per call would show
 
 
 # ---- Limits --------------------------------------------------------------------------------------
