@@ -9,9 +9,9 @@
 //       reject a batch index or level that is out of range, if checking it needs no
 //       synchronization; they run before anything is allocated
 //   forward(features, rois, options, result)
-//       fills the result; RoI r reads map rois.level_of[r]
+//       fills the result, which is not empty; RoI r reads map rois.level_of[r]
 //   backward(grad_output, rois, level, argmax, options, grad_features)
-//       fills the gradient
+//       fills the gradient, which is not empty
 #pragma once
 
 #include <torch/csrc/stable/library.h>
@@ -146,7 +146,9 @@ std::tuple<Tensor, Tensor> roi_align(const Tensor& features, const Tensor& rois,
   const Tensor boxes = prepare_rois(rois, features);
   Backend::check_images(boxes, features.size(0));
   const ForwardResult result = empty_result(features, boxes, options);
-  Backend::forward({features}, {boxes, nullptr}, {options}, result);
+  if (result.output.numel() > 0) {
+    Backend::forward({features}, {boxes, nullptr}, {options}, result);
+  }
   return {result.output, result.argmax};
 }
 
@@ -170,7 +172,7 @@ std::tuple<Tensor, Tensor> roi_align_levels(std::vector<Tensor> features, const 
   Backend::check_images(boxes, features[0].size(0));
   Backend::check_level_of(level_of, boxes.size(0), static_cast<int64_t>(features.size()));
   const ForwardResult result = empty_result(features[0], boxes, options[0]);
-  Backend::forward(features, {boxes, level_of}, options, result);
+  if (result.output.numel() > 0) Backend::forward(features, {boxes, level_of}, options, result);
   return {result.output, result.argmax};
 }
 
@@ -182,7 +184,9 @@ Tensor roi_align_level_backward(const Tensor& grad_output, const LeveledRois& ro
   Backend::check_images(rois.boxes, batch);
   const Tensor grad_features =
       empty_maps(grad_output, grad_output.scalar_type(), batch, channels, height, width);
-  Backend::backward(grad_output, rois, level, argmax, options, grad_features);
+  if (grad_features.numel() > 0) {
+    Backend::backward(grad_output, rois, level, argmax, options, grad_features);
+  }
   return grad_features;
 }
 
