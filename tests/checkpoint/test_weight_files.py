@@ -14,7 +14,7 @@ from hostile_files import Touch
 from mrcnn_plugin.checkpoint.weight_files import load_torch_file, load_weight_file
 from mrcnn_plugin.checkpoint.weights import read_weights
 from mrcnn_plugin.cli import weights as weights_command
-from mrcnn_plugin.engine import check_inputs
+from mrcnn_plugin.engine import ReportingCheckpointer, check_inputs
 from mrcnn_plugin.errors import RunError
 
 TENSOR = np.arange(6, dtype=np.float32).reshape(2, 3)
@@ -133,3 +133,25 @@ def test_the_model_of_a_plain_file_loads(tmp_path):
     model = build_model(tiny_cfg())
     torch.save(model.state_dict(), tmp_path / "w.pth")
     assert load_weight_file(tmp_path / "w.pth")["model"].keys() == model.state_dict().keys()
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_the_checkpointer_executes_nothing(tmp_path, monkeypatch, kind):
+    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
+    file = write_hostile(kind, tmp_path, tmp_path / "canary")
+    with pytest.raises(RunError, match="is not a weight file"):
+        ReportingCheckpointer(torch.nn.Linear(1, 1)).load(str(file))
+    assert not (tmp_path / "canary").exists()
+
+
+def test_resume_executes_nothing(tmp_path):
+    """A pickle with a zip archive behind it passes the checksums of a checkpoint."""
+    file = write_hostile("pickle evil.pkl", tmp_path, tmp_path / "canary")
+    with zipfile.ZipFile(file, "a") as archive:
+        archive.writestr("data", b"0")
+    (tmp_path / "last_checkpoint").write_text(file.name)
+    checkpointer = ReportingCheckpointer(torch.nn.Linear(1, 1), str(tmp_path))
+    assert checkpointer.get_checkpoint_file() == str(file)
+    with pytest.raises(RunError, match="is not a weight file"):
+        checkpointer.resume_or_load("", resume=True)
+    assert not (tmp_path / "canary").exists()
