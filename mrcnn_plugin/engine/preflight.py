@@ -73,6 +73,11 @@ def check_inputs(cfg: CfgNode, *, training: bool) -> None:
     _check_components(cfg)
     for name in (*(cfg.DATASETS.TRAIN if training else ()), *cfg.DATASETS.TEST):
         _check_dataset(name)
+    if cfg.MODEL.LOAD_PROPOSALS:
+        raise RunError(
+            "MODEL.LOAD_PROPOSALS is True, but detectron2 reads proposal files with pickle, which "
+            "executes what they name. Set it to False: the RPN computes the proposals."
+        )
     if cfg.MODEL.WEIGHTS:
         _check_weights(cfg.MODEL.WEIGHTS)
     if cfg.WANDB_PROJECT and "wandb" not in sys.modules and not importlib.util.find_spec("wandb"):

@@ -155,3 +155,24 @@ def test_resume_executes_nothing(tmp_path):
     with pytest.raises(RunError, match="is not a weight file"):
         checkpointer.resume_or_load("", resume=True)
     assert not (tmp_path / "canary").exists()
+
+
+def test_the_cache_of_torchvision_executes_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    (tmp_path / "checkpoints").mkdir()
+    write_hostile("evil.pth", tmp_path, tmp_path / "canary").rename(
+        tmp_path / "checkpoints/resnet50-11ad3fa6.pth"
+    )
+    cfg = tiny_cfg("DATASETS.TEST", ())
+    cfg.MODEL.WEIGHTS = "torchvision://ResNet50_Weights.IMAGENET1K_V2"
+    with pytest.raises(RunError, match=r"resnet50-11ad3fa6.pth' is not a weight file") as error:
+        check_inputs(cfg, training=False)
+    assert "weights_only" not in str(error.value)
+    assert not (tmp_path / "canary").exists()
+
+
+def test_proposal_files_are_rejected():
+    """detectron2 reads them with pickle."""
+    cfg = tiny_cfg("DATASETS.TEST", (), "MODEL.LOAD_PROPOSALS", True)
+    with pytest.raises(RunError, match=r"MODEL.LOAD_PROPOSALS is True, but detectron2 reads"):
+        check_inputs(cfg, training=False)
