@@ -125,7 +125,7 @@ CASES = (
         "torch",
     ),
     Case(
-        _train("--eval-only", "--resume", "MODEL.WEIGHTS", ""),
+        _train("--eval-only", "--resume"),
         "run/x.pkl",
         _checkpoint,
         "pickle with code and valid checksums, named by `last_checkpoint`",
@@ -207,8 +207,8 @@ def _row(case: Case) -> str:
         if case.loader:
             _run(["-c", _LOADERS[case.loader].replace("FILE", repr(str(file)))], folder)
             control = "yes" if canary.exists() else "no"
-    shown = " ".join(w for w in case.command if w not in (*NO_DATA, CONFIG, "OUTPUT_DIR"))
-    shown = shown.replace("FOLDER/", "").replace("FOLDER", "RUN").replace(" run", "")
+    shown = " ".join(case.command).replace(f"--config-file {CONFIG} ", "")
+    shown = shown.partition(" OUTPUT_DIR")[0].replace("FOLDER/", "").replace("FOLDER", "RUN")
     cells = (f"`mrcnn {shown}`", case.what, answer, executed, control, f"{memory:.0f}")
     return f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |"
 
@@ -229,5 +229,5 @@ def _run(arguments: list[str], folder: Path) -> tuple[int, str, float]:
     answer = lines[-1] if lines else ""
     answer = answer.replace(f"{folder}/", "").replace(str(folder), "RUN")
     answer = answer.partition(": ")[2]
-    short = answer if len(answer) <= 150 else answer[:147] + "..."
+    short = answer if len(answer) <= 120 else answer[:117] + "..."
     return process.returncode, short, usage.ru_maxrss / 1024

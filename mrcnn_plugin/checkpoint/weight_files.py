@@ -45,12 +45,13 @@ def load_weight_file(path: str | Path, *, mmap: bool = False) -> dict[str, Any]:
     return content
 
 
-def load_torch_file(path: str | Path, *, mmap: bool = False) -> Any:
+def load_torch_file(path: str | Path, *, mmap: bool = False, what: str = "a weight file") -> Any:
     """`torch.load` with `weights_only=True`, on the CPU, with an error of one sentence.
 
     Args:
         path: a file of torch.save, in its zip format or its old one.
         mmap: whether tensors of the zip format are read when they are first used.
+        what: what the file should be, for the message.
 
     Raises:
         RunError: the file is not one of torch.save, is damaged, or holds Python objects.
@@ -59,7 +60,7 @@ def load_torch_file(path: str | Path, *, mmap: bool = False) -> Any:
     is_zip = zipfile.is_zipfile(path)
     try:
         if is_zip:
-            _check_size(path)
+            _check_size(path, what)
         return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap and is_zip)
     except (OSError, RunError):
         raise
@@ -71,17 +72,16 @@ def load_torch_file(path: str | Path, *, mmap: bool = False) -> Any:
             if found
             else "holds Python objects, is damaged, or is no file of torch.save"
         )
-        raise RunError(f"'{path}' is not a weight file: it {why}") from error
+        raise RunError(f"'{path}' is not {what}: it {why}") from error
 
 
-def _check_size(path: str | Path) -> None:
+def _check_size(path: str | Path, what: str) -> None:
     """torch.save stores without compression. A file of a kilobyte could declare gigabytes."""
     with zipfile.ZipFile(path) as archive:
         declared = sum(record.file_size for record in archive.infolist())
     if declared > (size := os.path.getsize(path)):
         raise RunError(
-            f"'{path}' is not a weight file: it has {size} bytes and declares {declared} bytes of "
-            "tensors"
+            f"'{path}' is not {what}: it has {size} bytes and declares {declared} bytes of tensors"
         )
 
 

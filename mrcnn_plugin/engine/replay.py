@@ -122,15 +122,11 @@ def replay(file: str | Path, device: str | None = None) -> Replay:
 
 def _load_step(file: str | Path) -> dict:
     try:
-        saved = load_torch_file(file)
+        saved = load_torch_file(file, what="a saved step of this version of the package")
     except OSError as error:
         raise RunError(
             f"'{file}' does not exist or cannot be read ({error.strerror}). Pass a file of "
             "OUTPUT_DIR/nonfinite/, which a run writes if a loss is not finite."
-        ) from error
-    except RunError as error:
-        raise RunError(
-            f"'{file}' is not a saved step that this version of the package has written: {error}"
         ) from error
     kinds = {"config": str, "model": dict, "batch": list, "rng": dict, "iteration": int}
     if not isinstance(saved, dict) or not all(
