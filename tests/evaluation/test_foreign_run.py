@@ -146,8 +146,10 @@ def test_an_image_of_another_size_is_not_drawn(run, tmp_path, capsys):
     [
         ({"width": 10**9, "height": 10**9}, None, "has the size (1000000000, 1000000000)"),
         ({"width": True}, None, "has the size"),
-        ({}, {"size": [60, 80], "counts": [10]}, "do not add up to the image's 4800 pixels"),
+        ({}, {"size": [60, 80], "counts": [10]}, "cover 10 pixels, expected 4800"),
         ({}, {"size": [10**5, 10**5], "counts": [10**10]}, "RLE has (height, width)"),
+        ({}, {"size": [60, 80], "counts": "01"}, "cover 1 pixels, expected 4800"),
+        ({}, [[0, 0, 1e9, 0, 1e9, 1e9]], "outside"),  # pycocotools would crash
     ],
 )
 def test_a_damaged_dataset_is_not_used(run, capsys, image, segmentation, problem):
@@ -164,7 +166,13 @@ def test_a_damaged_dataset_is_not_used(run, capsys, image, segmentation, problem
 
 
 @pytest.mark.parametrize(
-    "rle", [{"size": [10**5, 10**5], "counts": "0"}, {"size": [60, 80], "counts": [4799]}, None]
+    "rle",
+    [
+        {"size": [10**5, 10**5], "counts": "0"},
+        {"size": [60, 80], "counts": [4799]},
+        {"size": [60, 80], "counts": "01"},  # pycocotools leaves the other pixels uninitialised
+        None,
+    ],
 )
 def test_a_predicted_mask_of_another_size_is_not_decoded(run, rle):
     def damage(results):
