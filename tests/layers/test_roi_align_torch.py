@@ -220,7 +220,7 @@ def test_deterministic_algorithms_raise_no_alert(mode):
 # ---- Threads and processes -----------------------------------------------------------------------
 
 
-def test_eight_threads_at_once():
+def test_eight_threads_at_once(record_property):
     jobs = [(FEATURES + k, ROIS.roll(k, 0), mode) for k in range(4) for mode in MODES]
 
     def work(features, rois, mode):
@@ -242,6 +242,7 @@ def test_eight_threads_at_once():
     for (output, grad), got in zip(expected, results):
         assert len(got) == 10
         assert all(torch.equal(o, output) and torch.equal(g, grad) for o, g in got)
+    record_property("cases", 10 * len(jobs))
 
 
 class Crops(Dataset):
