@@ -28,6 +28,15 @@ setup:   ## .venv with torch, detectron2 and the compiled op; seconds if nothing
 	@command -v $(PYTHON) >/dev/null || { echo "setup: there is no '$(PYTHON)': apt-get install python3 python3-venv python3-dev, or make PYTHON=..." >&2; exit 1; }
 	@$(PYTHON) tools/make_venv.py
 
+lock: $(UV)   ## requirements.lock from requirements.txt; UPGRADE=--upgrade takes newer releases
+	$(UV) pip compile -q --universal --python-version 3.10 --generate-hashes $(UPGRADE) \
+		--custom-compile-command "make lock" requirements.txt -o requirements.lock
+
+audit:   ## known vulnerabilities of what requirements.lock pins (asks the service of PyPI)
+	$(PYTHON) -m venv build/audit
+	build/audit/bin/pip install -q pip-audit
+	build/audit/bin/pip-audit --strict --disable-pip --require-hashes -r requirements.lock
+
 wheel: setup   ## dist/*.whl for every Python >= 3.10 and torch >= 2.10, checked by auditwheel
 	.venv/bin/python tools/make_wheel.py
 
