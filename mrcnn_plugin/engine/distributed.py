@@ -60,7 +60,7 @@ def run_in_group(function: Callable[[Any], None], args: Any, place: Place) -> No
         time.sleep(1)  # a launcher ends the others when one has ended; that one must print first
         raise SystemExit(1) from None
     except SystemExit:
-        group.leave()
+        group.leave(timedelta(minutes=1))  # perhaps only this process has been asked to stop
         raise
     group.leave()
 
@@ -97,30 +97,32 @@ class _Group:
                 "first process of the job, whose output says why it ended"
             ) from error
 
-    def leave(self) -> None:
+    def leave(self, timeout: timedelta = _TIMEOUT) -> None:
         """Destroy the process group when all processes have finished.
 
         Gloo's threads can abort a process whose peer is gone, so no process leaves before the
         others are ready to, which a collective call of gloo cannot ensure.
         """
         try:
-            self._meet("finished", wait=True)
+            self._meet("finished", timeout)
             # Rank 0 leaves last, as its process may be the one that keeps the store.
-            self._meet("leaving", wait=self.place.rank == 0)
+            self._meet("leaving", timeout if self.place.rank == 0 else None)
         except RuntimeError as error:
             logger.warning(f"Another process has ended without waiting for this one: {error}")
         dist.destroy_process_group()
 
-    def _meet(self, name: str, *, wait: bool) -> None:
+    def _meet(self, name: str, timeout: timedelta | None) -> None:
+        """Tell the others that this process is here; wait for them unless `timeout` is None."""
         self._store.set(f"{name}{self.place.rank}", "")
         keys = [f"{name}{rank}" for rank in range(self.place.world_size)]
-        if wait and not self._appears(keys, _TIMEOUT, unless=_FAILED):
-            if self._store.check([_FAILED]):
-                raise SystemExit(1)
-            raise RuntimeError(f"not all of them have {name} within {_TIMEOUT}")
+        if timeout is None or self._appears(keys, timeout, unless=_FAILED):
+            return
+        if self._store.check([_FAILED]):
+            raise SystemExit(1)
+        raise RuntimeError(f"not every process was {name} within {timeout}")
 
     def _appears(self, keys: list[str], timeout: timedelta, unless: str | None = None) -> bool:
-        """Whether all keys are set in time. Polls, as torch logs a warning when a wait times out."""
+        """Whether all keys are set in time. Polls, as torch logs a warning if a wait times out."""
         deadline = time.monotonic() + timeout.total_seconds()
         while not self._store.check(keys):
             if time.monotonic() > deadline or (unless and self._store.check([unless])):

@@ -112,8 +112,8 @@ def _checked(place: Place, names: tuple[str, ...]) -> Place:
         )
     if place.rank % place.local_world_size != place.local_rank:
         raise RunError(
-            f"{_values(place)} (from {', '.join(names)}); expected the ranks of a machine to follow "
-            "each other. With Slurm, pass --distribution=block to srun."
+            f"{_values(place)} (from {', '.join(names)}); expected the ranks of a machine to "
+            "follow each other. With Slurm, pass --distribution=block to srun."
         )
     return place
 

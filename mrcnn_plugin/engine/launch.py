@@ -25,6 +25,7 @@ from .distributed import run_in_group
 from .environment import Place, place_in_environment
 
 _GRACE = 15  # seconds that processes have to end by themselves after another one has failed
+_FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
 
 def launch(function: Callable[[argparse.Namespace], object], args: argparse.Namespace) -> None:
@@ -32,7 +33,7 @@ def launch(function: Callable[[argparse.Namespace], object], args: argparse.Name
 
     If environment variables say that torchrun, Ray Train, submitit or srun has started this
     process, it joins the others of its job. Otherwise `args` says how many processes to start here;
-    SIGTERM and SIGINT are forwarded to them.
+    SIGTERM, SIGINT and SIGUSR1 are forwarded to them.
 
     Args:
         function: importable by the processes, which are new Python programs.
@@ -111,6 +112,8 @@ def _free_port() -> int:
 
 def _process(local_rank: int, function: Callable, args: argparse.Namespace, url: str, folder: str):
     """What a started process does. An exception loses its type on the way, so it goes to a file."""
+    # A terminal sends Ctrl-C to all of a process group, and the first process forwards it here too.
+    os.setpgid(0, 0)
     place = Place(
         rank=args.machine_rank * args.num_gpus + local_rank,
         world_size=args.num_machines * args.num_gpus,
@@ -132,7 +135,7 @@ def _process(local_rank: int, function: Callable, args: argparse.Namespace, url:
 
 @contextmanager
 def _forwarded_signals(processes: Sequence[BaseProcess]) -> Iterator[list[int]]:
-    """Send SIGTERM and SIGINT on to `processes`; yields a list of the signals that came."""
+    """Send signals that end a training on to `processes`; yields a list of those received."""
     received: list[int] = []
 
     def forward(number, _frame):
@@ -144,7 +147,7 @@ def _forwarded_signals(processes: Sequence[BaseProcess]) -> Iterator[list[int]]:
     if threading.current_thread() is not threading.main_thread():
         yield received  # Python handles signals in the main thread only
         return
-    previous = {number: signal.signal(number, forward) for number in (signal.SIGTERM, signal.SIGINT)}
+    previous = {number: signal.signal(number, forward) for number in _FORWARDED}
     try:
         yield received
     finally:
