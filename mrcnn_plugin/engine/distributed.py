@@ -55,7 +55,9 @@ def run_in_group(function: Callable[[Any], None], args: Any, place: Place) -> No
     try:
         function(args)
     except Exception:
-        if group.claim_error():
+        is_first = group.claim_error()
+        group.abandon()
+        if is_first:
             raise
         time.sleep(1)  # a launcher ends the others when one has ended; that one must print first
         raise SystemExit(1) from None
@@ -100,8 +102,8 @@ class _Group:
     def leave(self, timeout: timedelta = _TIMEOUT) -> None:
         """Destroy the process group when all processes have finished.
 
-        Gloo's threads can abort a process whose peer is gone, so no process leaves before the
-        others are ready to, which a collective call of gloo cannot ensure.
+        No process leaves before the others are ready to, so that gloo's threads never lose a peer.
+        A collective call of gloo cannot ensure this.
         """
         try:
             self._meet("finished", timeout)
@@ -109,7 +111,17 @@ class _Group:
             self._meet("leaving", timeout if self.place.rank == 0 else None)
         except RuntimeError as error:
             logger.warning(f"Another process has ended without waiting for this one: {error}")
-        dist.destroy_process_group()
+            self.abandon()
+        else:
+            dist.destroy_process_group()
+
+    def abandon(self) -> None:
+        """Stop gloo's threads, which otherwise can abort the process at its exit (SIGABRT).
+
+        NCCL has no such threads, and would wait for the other processes.
+        """
+        if dist.get_backend() == "gloo":
+            dist.destroy_process_group()
 
     def _meet(self, name: str, timeout: timedelta | None) -> None:
         """Tell the others that this process is here; wait for them unless `timeout` is None."""
@@ -118,6 +130,7 @@ class _Group:
         if timeout is None or self._appears(keys, timeout, unless=_FAILED):
             return
         if self._store.check([_FAILED]):
+            self.abandon()
             raise SystemExit(1)
         raise RuntimeError(f"not every process was {name} within {timeout}")
 

@@ -184,9 +184,10 @@ def _wait(processes: Sequence[BaseProcess], seconds: float) -> None:
 def _raise_first(statuses, processes, folder: Path, args, forwarded: list[int]) -> None:
     """Raise the cause of the first failure: a killed process, a RunError, any other exception."""
     first_rank = args.machine_rank * args.num_gpus
+    has_reported = {int(file.stem) for file in folder.iterdir()}
     signals = {i: -status for i, status in enumerate(statuses) if status and status < 0}
     for index, number in signals.items():
-        if number not in forwarded:
+        if number not in forwarded and index not in has_reported:
             raise RunError(_killed(first_rank + index, processes[index].pid, number))
     for sentence in sorted(folder.glob("*.sentence")):
         raise RunError(sentence.read_text())
