@@ -49,6 +49,7 @@ def run_in_group(function: Callable[[Any], None], args: Any, place: Place) -> No
             and reports why. Exactly one of the processes that fail raises its own error.
     """
     if dist.is_initialized():
+        _set_up_device(place)
         comm.create_local_process_group(place.local_world_size)
         function(args)
         return
