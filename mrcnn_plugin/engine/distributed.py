@@ -3,6 +3,7 @@
 import logging
 import socket
 import time
+import uuid
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -48,6 +49,7 @@ def run_in_group(function: Callable[[Any], None], args: Any, place: Place) -> No
             and reports why. Exactly one of the processes that fail raises its own error.
     """
     if dist.is_initialized():
+        _set_up_device(place)
         comm.create_local_process_group(place.local_world_size)
         function(args)
         return
@@ -77,7 +79,8 @@ class _Group:
             dist.rendezvous(place.url, place.rank, place.world_size, timeout=_TIMEOUT)
         )
         store.set_timeout(_TIMEOUT)
-        self._store = dist.PrefixStore("mrcnn", store)
+        store = _store_of_this_start(dist.PrefixStore("mrcnn", store), rank, world_size)
+        self._store = dist.PrefixStore("launch", store)
         dist.init_process_group(
             backend, store=store, rank=rank, world_size=world_size, timeout=_TIMEOUT
         )
@@ -142,6 +145,31 @@ class _Group:
                 return False
             time.sleep(0.05)
         return True
+
+
+def _store_of_this_start(store: dist.Store, rank: int, world_size: int) -> dist.Store:
+    """A part of `store` that has no keys of an earlier start of the same job.
+
+    torchrun keeps its store when it restarts the processes. Gloo then finds the addresses of the
+    ended processes there, and waits for them (torch 2.11). Restarts are counted per machine, so
+    rank 0 names each start. The others answer until rank 0 has confirmed their own answer.
+    """
+    own = uuid.uuid4().hex
+    if rank == 0:
+        store.set("start", own)
+        answers = [f"{own}/answer{other}" for other in range(1, world_size)]
+        store.wait(answers, _TIMEOUT)
+        store.set(f"{own}/confirmed", " ".join(store.get(key).decode() for key in answers))
+        return dist.PrefixStore(own, store)
+    deadline = time.monotonic() + _TIMEOUT.total_seconds()
+    while time.monotonic() < deadline:
+        if store.check(["start"]):
+            start = store.get("start").decode()
+            store.set(f"{start}/answer{rank}", own)
+            if store.check([key := f"{start}/confirmed"]) and own in store.get(key).decode():
+                return dist.PrefixStore(start, store)
+        time.sleep(0.05)
+    raise RunError(f"rank {rank} has waited {_TIMEOUT} for the other processes of its job to start")
 
 
 def _set_up_device(place: Place) -> str:

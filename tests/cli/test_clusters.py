@@ -1,6 +1,10 @@
 """Trainings that torchrun starts, next to the same ones of `--num-gpus`."""
 
+import importlib.util
+import os
 import re
+import subprocess
+import sys
 
 import pytest
 
@@ -49,3 +53,38 @@ def test_sigterm_to_the_first_process_saves_a_checkpoint(drawings, tmp_path):
     status, printed, _ = launchers.stop(drawings, tmp_path)
     assert status == 75 and "Traceback" not in printed, printed
     assert printed.count("The same command with --resume continues") == 1
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("ray") is None, reason='needs Ray Train: pip install "ray[train]"'
+)
+def test_the_recipe_for_ray_train(drawings, tmp_path):
+    """The code of docs/clusters.md, in a Ray with little memory that reports nothing."""
+    text = (launchers.ROOT / "docs/clusters.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    ray = "num_cpus=2, include_dashboard=False, object_store_memory=200_000_000"
+    ray += ', _node_ip_address="127.0.0.1"'
+    (tmp_path / "recipe.py").write_text(f"import ray\n\nray.init({ray})\n{code}")
+    config = ("--config-file", launchers.ROOT / "configs/mask_rcnn_shapes_C4.yaml")
+    opts = (*launchers.SMALL, "SOLVER.MAX_ITER", 3, "OUTPUT_DIR", tmp_path / "run")
+    path = f"{launchers.ROOT}:{os.environ.get('PYTHONPATH', '')}"
+    variables = {"PYTHONPATH": path, "RAY_USAGE_STATS_ENABLED": "0", "CUDA_VISIBLE_DEVICES": ""}
+    variables |= {"HOME": str(tmp_path), "DETECTRON2_DATASETS": str(drawings)}
+    done = subprocess.run(
+        [sys.executable, "recipe.py", *map(str, (*config, *opts))],
+        cwd=tmp_path,
+        env={
+            **os.environ,
+            **variables,
+            "HOME": str(tmp_path),
+            "DETECTRON2_DATASETS": str(drawings),
+        },
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stdout
+    log = (tmp_path / "run/log.txt").read_text()
+    assert re.search(r"Rank 0 of 2 on \S+ \(local rank 0 of 2\), backend gloo", log)
+    assert (tmp_path / "run/model_final.pth").exists()
