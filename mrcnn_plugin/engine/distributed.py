@@ -61,7 +61,7 @@ def run_in_group(function: Callable[[Any], None], args: Any, place: Place) -> No
         group.abandon()
         if is_first:
             raise
-        time.sleep(1)  # a launcher ends the others when one has ended; that one must print first
+        time.sleep(3)  # a launcher ends the others when one has ended; that one must print first
         raise SystemExit(1) from None
     except SystemExit:
         group.leave(timedelta(minutes=1))  # perhaps only this process has been asked to stop

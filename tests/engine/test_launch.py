@@ -3,11 +3,9 @@
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 from builders import ROOT
@@ -155,9 +153,9 @@ def start(task, folder, *, torchrun=(), processes=2):
 
 
 def finish(process):
-    """(exit status, what was printed); the process has at most a minute."""
+    """(exit status, what was printed)."""
     try:
-        printed, _ = process.communicate(timeout=60)
+        printed, _ = process.communicate(timeout=240)  # seconds on an idle machine
     finally:
         process.kill()
     return process.returncode, printed
@@ -168,29 +166,16 @@ both_ways = pytest.mark.parametrize("torchrun", [(), TORCHRUN], ids=["launch", "
 
 
 @both_ways
-def test_processes_of_a_job_know_each_other(torchrun, tmp_path):
-    status, printed = finish(start("nothing", tmp_path, torchrun=torchrun))
+def test_processes_know_each_other_and_leave_together(torchrun, tmp_path):
+    """Gloo's threads can abort a process whose process group is not destroyed, or in disorder."""
+    status, printed = finish(start("late", tmp_path, torchrun=torchrun))
     assert status == 0, printed
     for rank in (0, 1):
         line = (tmp_path / f"rank{rank}").read_text()
         expected = rf"Rank {rank} of 2 on \S+ \(local rank {rank} of 2\), backend gloo, sum 2\.0"
         assert re.fullmatch(expected, line)
-
-
-def test_two_machines_with_one_process_each(tmp_path):
-    port = free_port()
-    nodes = ("--nnodes", 2, "--nproc-per-node", 1, "--rdzv-backend", "c10d", "--rdzv-id", "toy")
-    nodes = (*nodes, "--rdzv-endpoint", f"localhost:{port}")
-    jobs = [start("nothing", tmp_path, torchrun=nodes) for _ in range(2)]
-    assert [finish(job)[0] for job in jobs] == [0, 0]
-    lines = [(tmp_path / f"rank{rank}").read_text() for rank in (0, 1)]
-    assert all("(local rank 0 of 1), backend gloo, sum 2.0" in line for line in lines)
-
-
-def free_port():
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
+    left = (tmp_path / "rank0_left").stat().st_mtime
+    assert left >= (tmp_path / "finished1").stat().st_mtime
 
 
 @both_ways
@@ -222,7 +207,7 @@ def test_a_killed_process_ends_the_job_and_is_named(torchrun, tmp_path):
         assert "memory" in printed and "Traceback" not in printed
 
 
-def wait_for(*files, seconds=60):
+def wait_for(*files, seconds=240):
     end = time.monotonic() + seconds
     while not all(file.exists() for file in files):
         assert time.monotonic() < end, f"{files} were not written in {seconds} s"
@@ -237,11 +222,3 @@ def test_signals_reach_each_process_once_and_the_status_comes_back(number, tmp_p
     os.killpg(job.pid, number)
     status, printed = finish(job)
     assert status == 71 and "Traceback" not in printed, printed
-
-
-def test_no_process_leaves_before_the_others_have_finished(tmp_path):
-    """Gloo's threads abort a process, now and then, whose peer has left."""
-    status, printed = finish(start("late", tmp_path))
-    assert status == 0, printed
-    left = (tmp_path / "rank0_left").stat().st_mtime
-    assert left >= Path(tmp_path, "finished1").stat().st_mtime

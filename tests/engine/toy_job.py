@@ -65,11 +65,7 @@ def late(args, rank):
         atexit.register(lambda: Path(args.folder, "rank0_left").touch())
 
 
-def nothing(args, rank):
-    pass
-
-
-TASKS = {f.__name__: f for f in (signals, run_error, run_errors, exception, killed, late, nothing)}
+TASKS = {f.__name__: f for f in (signals, run_error, run_errors, exception, killed, late)}
 
 
 def main(argv):
