@@ -33,6 +33,9 @@ def one_sentence(program: str, function: Callable, argv: Sequence[str]) -> int |
         return function(argv)
     except RunError as error:
         text = str(error)
+    except KeyboardInterrupt:
+        print(f"{program}: interrupted", file=sys.stderr)
+        return 130
     except OSError as error:
         if not is_disk_error(error):
             raise

@@ -1,8 +1,10 @@
 """A checkpointer whose files are whole, and that reports how much of the model a file filled."""
 
-from collections import Counter
+from collections import Counter, OrderedDict
 from pathlib import Path
 
+import numpy as np
+import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.utils import comm
 from torch import nn
@@ -27,6 +29,22 @@ class ReportingCheckpointer(DetectionCheckpointer):
     """
 
     _to_resume: str | None = None  # what `get_checkpoint_file` has found, until the next save
+    _weights = ""  # the file that the run starts from, if it is not resumed
+    _is_resumed = False  # while a file is loaded: with the states of everything, or weights only
+
+    def resume_or_load(self, path: str, *, resume: bool = True) -> dict:
+        """As in detectron2's `DetectionCheckpointer`; `path` is no checkpoint to resume from."""
+        self._weights, self._to_resume = path, None
+        return super().resume_or_load(path, resume=resume)
+
+    def load(self, path: str, checkpointables: list[str] | None = None) -> dict:
+        """As in detectron2's `DetectionCheckpointer`.
+
+        Raises:
+            ConfigError: a checkpoint to resume from has tensors of other shapes than the model.
+        """
+        self._is_resumed = checkpointables is None and bool(self.checkpointables)
+        return super().load(path, checkpointables)
 
     def save(self, name: str, **kwargs) -> None:
         """Write the model and the checkpointables to `<save_dir>/<name>.pth`, and tag it.
@@ -40,7 +58,7 @@ class ReportingCheckpointer(DetectionCheckpointer):
         if not self.save_to_disk:
             return
         content = {"model": self.model.state_dict()}
-        content |= {key: value.state_dict() for key, value in self.checkpointables.items()}
+        content |= {key: _plain(value.state_dict()) for key, value in self.checkpointables.items()}
         path = Path(self.save_dir, f"{name}.pth")
         self.logger.info(f"Saving checkpoint to {path}")
         save_whole(path, content | kwargs)
@@ -65,7 +83,7 @@ class ReportingCheckpointer(DetectionCheckpointer):
         if not self._has_local_folder():
             return super().get_checkpoint_file() if super().has_checkpoint() else ""
         if self._to_resume is None:
-            self._to_resume = agreed_checkpoint(self.save_dir)
+            self._to_resume = agreed_checkpoint(self.save_dir, self._weights)
         return self._to_resume
 
     def _has_local_folder(self) -> bool:
@@ -93,6 +111,13 @@ class ReportingCheckpointer(DetectionCheckpointer):
         in_file = list(checkpoint["model"])
         incompatible = super()._load_model(checkpoint)
         wrong_shape = {name: shapes for name, *shapes in incompatible.incorrect_shapes}
+        if wrong_shape and self._is_resumed:
+            name, (saved, expected) = next(iter(wrong_shape.items()))
+            raise ConfigError(
+                f"--resume: the checkpoint is of another model. {name} is {saved} there and "
+                f"{expected} in this model. Continue with the config of the run (config.yaml), or "
+                "start a new run with MODEL.WEIGHTS."
+            )
         not_loaded = {*wrong_shape, *incompatible.missing_keys}
 
         names = [name for name in self.model.state_dict() if not name.endswith(_NOT_COUNTED)]
@@ -114,12 +139,27 @@ class ReportingCheckpointer(DetectionCheckpointer):
         return incompatible
 
 
-def agreed_checkpoint(folder: str) -> str:
+def _plain(state):
+    """A state in which numpy's numbers and arrays are Python numbers and tensors.
+
+    torch.load would reject them with `weights_only=True`, so the file could not be resumed from.
+    """
+    if isinstance(state, dict):
+        plain = {key: _plain(value) for key, value in state.items()}
+        return type(state)(plain) if type(state) in (Counter, OrderedDict) else plain
+    if type(state) in (list, tuple):
+        return type(state)(map(_plain, state))
+    if isinstance(state, np.generic):
+        return state.item()
+    return torch.from_numpy(state) if isinstance(state, np.ndarray) else state
+
+
+def agreed_checkpoint(folder: str, weights: str = "") -> str:
     """`files.find_checkpoint` of the main process, in every process; "" if there is none."""
     found, error = "", ""
     if comm.is_main_process() and "://" not in folder:
         try:
-            found = str(find_checkpoint(Path(folder)) or "")
+            found = str(find_checkpoint(Path(folder), weights=weights) or "")
         except RunError as problem:
             error = str(problem)
     found, error = comm.all_gather((found, error))[0]

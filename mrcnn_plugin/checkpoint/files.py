@@ -123,7 +123,7 @@ def tag_checkpoint(folder: Path, name: str) -> None:
     write_atomically(folder / _TAG, lambda file: file.write(name.encode()))
 
 
-def find_checkpoint(folder: Path) -> Path | None:
+def find_checkpoint(folder: Path, *, weights: str = "") -> Path | None:
     """The checkpoint to resume from: the newest one in a folder that is whole.
 
     This is the file that `last_checkpoint` names, as in detectron2. If that is missing or damaged,
@@ -131,12 +131,19 @@ def find_checkpoint(folder: Path) -> Path | None:
     `model_final.pth`. Every file that is skipped is logged with the reason. None means that there
     is no checkpoint at all.
 
+    Args:
+        folder: OUTPUT_DIR.
+        weights: a file that the run starts from. It may be in the folder, left by an earlier run,
+            and is no checkpoint of this one unless `last_checkpoint` names it.
+
     Raises:
         RunError: there are checkpoints, and all of them are damaged.
     """
     tagged = _tagged(folder)
     candidates = [tagged] if tagged else []
-    candidates += [path for path in _numbered(folder) if path != tagged]
+    start = os.path.realpath(weights) if weights else None
+    others = [path for path in checkpoints(folder) if os.path.realpath(path) != start]
+    candidates += [path for path in others if path != tagged]
     for path in candidates:
         problem = damage(path)
         if problem is None:
@@ -164,7 +171,7 @@ def _tagged(folder: Path) -> Path | None:
     return None
 
 
-def _numbered(folder: Path) -> list[Path]:
+def checkpoints(folder: Path) -> list[Path]:
     """`model_final.pth` and `model_<iteration>.pth`, most iterations first.
 
     A run that is continued after its end leaves a `model_final.pth` with fewer iterations than

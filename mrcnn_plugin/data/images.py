@@ -77,13 +77,16 @@ def check_places(content: dict, image_root: str, findings: Findings) -> None:
     if not image_root:
         return
     root = os.path.abspath(image_root)
-    prefix = root if root == os.sep else root + os.sep
+    prefix = os.path.join(root, "")
+    real_prefix = os.path.join(os.path.realpath(root), "")
     for image in content["images"]:
         name = image["file_name"]
         if ".." not in name and not os.path.isabs(name):
             continue
         path = os.path.join(image_root, name)
-        if not os.path.abspath(path).startswith(prefix):
+        inside = os.path.abspath(path).startswith(prefix)
+        # A directory may be given through a link and named without it in the file, or vice versa.
+        if not inside and not os.path.realpath(path).startswith(real_prefix):
             fault = f"is outside the image directory {image_root}"
             hint = "move it there, or write absolute file names and pass / as the image directory"
             findings.bad_image(image["id"], path, "outside-directory", fault, hint)

@@ -1,6 +1,7 @@
 """A small seeded dataset of drawn shapes that hide one another, with masks, as COCO json."""
 
 import json
+import os
 from pathlib import Path
 
 import cv2
@@ -32,11 +33,15 @@ def make_shapes(json_file: str | Path, num_images: int, *, seed: int, size: int 
     for number in range(1, num_images + 1):
         image, instances = _draw_image(rng, size)
         path = json_file.with_name(f"{number:05d}.png")
-        cv2.imwrite(str(path), image)
+        if not cv2.imwrite(str(path), image):
+            raise OSError(f"{path} could not be written")
         record = writer.add_image(path.name, path)
         for class_index, mask in instances:
             writer.add_mask(record, SHAPE_CLASSES[class_index], mask)
-    json_file.write_text(json.dumps(writer.content()))
+    # Written last and whole: a drawing that was interrupted is repeated.
+    unfinished = json_file.with_suffix(".unfinished")
+    unfinished.write_text(json.dumps(writer.content()))
+    os.replace(unfinished, json_file)
 
 
 def _draw_image(rng: np.random.Generator, size: int):

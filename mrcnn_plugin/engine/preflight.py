@@ -16,6 +16,7 @@ from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY, ROI_HEADS
 from detectron2.modeling.proposal_generator.rpn import RPN_HEAD_REGISTRY
 from detectron2.utils.file_io import PathManager
 
+from ..checkpoint.files import checkpoints
 from ..checkpoint.weight_files import load_weight_file
 from ..errors import RunError
 
@@ -114,7 +115,7 @@ def check_start(cfg: CfgNode, *, training: bool, resume: bool) -> None:
         RunError: evaluation would use random weights.
     """
     folder = Path(cfg.OUTPUT_DIR)
-    resumes = resume and any(folder.glob("model_*.pth"))
+    resumes = resume and bool(checkpoints(folder))
     if resume and not resumes:
         logger.warning(
             f"--resume finds no checkpoint in {folder}: starting from "

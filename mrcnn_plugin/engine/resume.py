@@ -1,5 +1,6 @@
 """What a run finds in its OUTPUT_DIR: itself, to be continued, or an earlier run."""
 
+import itertools
 import logging
 import os
 from collections.abc import Mapping
@@ -10,7 +11,7 @@ from detectron2.config import CfgNode
 from detectron2.utils import comm
 
 from ..checkpoint.checkpointer import agreed_checkpoint
-from ..checkpoint.files import remove_unfinished
+from ..checkpoint.files import checkpoints, remove_unfinished
 
 logger = logging.getLogger(__name__)
 
@@ -25,11 +26,14 @@ def is_finished(cfg: CfgNode) -> bool:
 
     Call it in every process.
     """
-    path = agreed_checkpoint(cfg.OUTPUT_DIR)
+    path = agreed_checkpoint(cfg.OUTPUT_DIR, cfg.MODEL.WEIGHTS)
     if not path:
         return False
-    content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    num_iterations = content.get("iteration", -1) + 1
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        num_iterations = content["iteration"] + 1
+    except Exception:  # not a checkpoint of a run; the checkpointer says so when it loads the file
+        return False
     hooks: Mapping = content.get("trainer", {}).get("hooks", {})
     evaluated = hooks.get("Evaluation", {}).get("num_evaluated", num_iterations)
     stopped = cfg.TEST.EARLY_STOP_PATIENCE and hooks.get("EarlyStopping", {}).get("stopped")
@@ -47,13 +51,13 @@ def prepare_output_dir(cfg: CfgNode, *, resume: bool) -> None:
         return
     remove_unfinished(folder)
     _end_last_line(folder / "metrics.json")
-    is_used = (folder / "last_checkpoint").exists() or (folder / "metrics.json").exists()
-    if resume or not is_used:
+    weights = os.path.realpath(cfg.MODEL.WEIGHTS) if cfg.MODEL.WEIGHTS else None
+    used = [folder / "last_checkpoint", folder / "metrics.json", *checkpoints(folder)]
+    if resume or not any(file.exists() and os.path.realpath(file) != weights for file in used):
         return
-    number = 1 + sum(1 for _ in folder.glob("earlier_*"))
+    number = next(i for i in itertools.count(1) if not (folder / f"earlier_{i}").exists())
     target = folder / f"earlier_{number}"
     target.mkdir()
-    weights = os.path.realpath(cfg.MODEL.WEIGHTS) if cfg.MODEL.WEIGHTS else None
     for pattern in _FILES_OF_A_RUN:
         for file in folder.glob(pattern):
             if os.path.realpath(file) != weights:

@@ -26,7 +26,7 @@ from ..checkpoint.checkpointer import ReportingCheckpointer
 from ..data.reading import ReportingMapper
 from ..errors import ConfigError
 from ..evaluation import AnalysingCOCOEvaluator, inference_folder
-from .build_hooks import build_hooks
+from .build_hooks import Hooks, build_hooks
 from .distributed import unwrap
 from .ending import end_of_run, stop_if_requested
 from .hooks.wandb_writer import WandbWriter
@@ -74,6 +74,8 @@ class MRCNNTrainer(DefaultTrainer):
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.cfg = cfg
         self.last_results: dict = {}
+        self.writers: list = []
+        self._built_hooks: Hooks | None = None  # a subclass may build its own
         self.stop_signals = StopSignals()
         self._trainer.stop_requested = lambda: self.stop_signals.received is not None
         # All random numbers of an iteration are seeded by this, the iteration and the rank.
@@ -117,7 +119,7 @@ class MRCNNTrainer(DefaultTrainer):
     def stop_after_this_step(self) -> None:
         """End training as at `MAX_ITER`, with the final checkpoint and evaluation."""
         self.max_iter = self.iter + 1
-        if self._built_hooks.checkpoint:
+        if self._built_hooks and self._built_hooks.checkpoint:
             self._built_hooks.checkpoint.max_iter = self.max_iter
 
     def state_dict(self) -> dict:
@@ -143,8 +145,8 @@ class MRCNNTrainer(DefaultTrainer):
             RunError: OUTPUT_DIR can no longer be written to.
             Stopped: a signal was received. A checkpoint has been saved. This is a `SystemExit`.
         """
-        evaluation = self._built_hooks.evaluation
-        if self.start_iter >= self.max_iter and evaluation.num_evaluated in (None, self.max_iter):
+        evaluated = self._built_hooks and self._built_hooks.evaluation.num_evaluated
+        if self.start_iter >= self.max_iter and evaluated in (None, self.max_iter):
             logger.warning(
                 f"Nothing left to train: the checkpoint has {self.start_iter} iterations and "
                 f"SOLVER.MAX_ITER is {self.max_iter}. Raise SOLVER.MAX_ITER to train longer, or "
@@ -171,7 +173,7 @@ class MRCNNTrainer(DefaultTrainer):
         if isinstance(self.data_loader, TrainLoader):
             self.data_loader.seed, self.data_loader.start_iter = self.seed, self.start_iter
         self.before_train()
-        if self._built_hooks.evaluation.is_pending():
+        if self._built_hooks and self._built_hooks.evaluation.is_pending():
             self._continue_after_checkpoint()
         while self.iter < self.max_iter:
             self.before_step()

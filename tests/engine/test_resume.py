@@ -6,12 +6,15 @@ import shutil
 import signal
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from builders import read_metrics, run_python, train
-from detectron2.engine import HookBase
+from detectron2.engine import HookBase, hooks
+from detectron2.utils.events import JSONWriter
 
 from mrcnn_plugin.engine import MRCNNTrainer
+from mrcnn_plugin.engine.preflight import check_start
 from mrcnn_plugin.engine.resume import is_finished, prepare_output_dir
 from mrcnn_plugin.engine.stop_signals import Stopped
 from mrcnn_plugin.errors import RunError
@@ -57,10 +60,10 @@ class Do(HookBase):
             self.function()
 
 
-def start(cfg, *hooks, resume=False):
+def start(cfg, *extra, resume=False):
     trainer = MRCNNTrainer(cfg)
     trainer.resume_or_load(resume=resume)
-    trainer.register_hooks(hooks)
+    trainer.register_hooks(extra)
     trainer.train()
     return trainer
 
@@ -179,6 +182,94 @@ def test_a_vanished_output_folder_is_made_again(shapes_cfg):
     cfg = shapes_cfg("SOLVER.MAX_ITER", 3, "TEST.REPORT", False)
     start(cfg, Do(1, lambda: shutil.rmtree(cfg.OUTPUT_DIR)))
     assert content(cfg)["iteration"] == 2
+
+
+def test_weights_of_an_earlier_run_are_not_resumed(shapes_cfg):
+    """A fine-tuning in place that was killed before its first checkpoint starts again."""
+    cfg = shapes_cfg("TEST.REPORT", False)
+    train(cfg)
+    folder = Path(cfg.OUTPUT_DIR)
+    cfg.MODEL.WEIGHTS = str(folder / "model_final.pth")
+    prepare_output_dir(cfg, resume=False)
+    assert not is_finished(cfg)
+    assert train(cfg, resume=True).start_iter == 0
+    assert is_finished(cfg)
+
+
+def test_a_checkpoint_without_a_tag_belongs_to_an_earlier_run_too(shapes_cfg):
+    cfg = shapes_cfg("TEST.REPORT", False)
+    train(cfg)
+    folder = Path(cfg.OUTPUT_DIR)
+    for name in ("last_checkpoint", "metrics.json"):
+        (folder / name).unlink()
+    (folder / "earlier_2").mkdir()
+    for expected in ("earlier_1", "earlier_3"):
+        (folder / "model_final.pth").write_bytes(b"")
+        prepare_output_dir(cfg, resume=False)
+        assert (folder / expected / "model_final.pth").exists()
+
+
+@pytest.mark.parametrize("name", ["model_best.pth", "model_ema.pth"])
+def test_files_of_weights_are_no_checkpoints(name, shapes_cfg):
+    cfg = shapes_cfg()
+    Path(cfg.OUTPUT_DIR, name).write_bytes(b"")
+    with pytest.raises(RunError, match="--eval-only would evaluate random weights"):
+        check_start(cfg, training=False, resume=True)
+
+
+class WithNumpy(HookBase):
+    def state_dict(self):
+        return {"number": np.float64(3), "array": np.arange(2), "list": [np.int64(1)]}
+
+    def load_state_dict(self, state):
+        self.loaded = state
+
+
+def test_numpy_in_the_state_of_a_hook_can_be_resumed(shapes_cfg):
+    cfg = shapes_cfg("SOLVER.MAX_ITER", 1, "TEST.REPORT", False)
+    start(cfg, WithNumpy())
+    cfg.SOLVER.MAX_ITER, hook = 2, WithNumpy()
+    trainer = MRCNNTrainer(cfg)
+    trainer.register_hooks([hook])
+    trainer.resume_or_load(resume=True)
+    assert hook.loaded["number"] == 3.0 and hook.loaded["list"] == [1]
+    assert hook.loaded["array"].tolist() == [0, 1]
+
+
+def test_a_checkpoint_of_another_model_is_one_sentence(shapes_cfg):
+    cfg = shapes_cfg("TEST.REPORT", False)
+    train(cfg)
+    cfg.MODEL.ROI_MASK_HEAD.CONV_DIM //= 2
+    with pytest.raises(RunError, match=r"--resume: the checkpoint is of another model.*mask_head"):
+        train(cfg, resume=True)
+
+
+@pytest.mark.parametrize("what", [["a list"], {"iteration": "x"}, {"iteration": np.float64(1)}])
+def test_a_file_that_is_no_checkpoint_is_not_finished(what, shapes_cfg):
+    cfg = shapes_cfg()
+    torch.save(what, f"{cfg.OUTPUT_DIR}/model_0000001.pth")
+    assert not is_finished(cfg)
+
+
+class OwnHooks(MRCNNTrainer):
+    """As programs of detectron2 override these, without super()."""
+
+    def build_writers(self):
+        return [JSONWriter(f"{self.cfg.OUTPUT_DIR}/metrics.json")]
+
+    def build_hooks(self):
+        return [hooks.LRScheduler(), hooks.PeriodicCheckpointer(self.checkpointer, 1)]
+
+
+class OwnWriters(MRCNNTrainer):
+    build_writers = OwnHooks.build_writers
+
+
+@pytest.mark.parametrize("trainer", [OwnHooks, OwnWriters])
+def test_trainers_that_replace_hooks_or_writers(trainer, shapes_cfg):
+    cfg = shapes_cfg("SOLVER.MAX_ITER", 2, "TEST.REPORT", False)
+    trainer(cfg).train()
+    assert content(cfg)["iteration"] == 1
 
 
 FULL_DISK = """
