@@ -14,6 +14,7 @@ import numpy as np
 from detectron2.data import detection_utils
 
 from ..data.convert.writer import IMAGE_SUFFIXES
+from ..data.image_file import ImageFault, read_header
 from ..errors import RunError
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
@@ -107,7 +108,10 @@ class Inputs:
         stem = name if stem in self._ambiguous else stem
         path = self._path(name)
         try:
+            read_header(path)  # rejects what would hang or be misread
             return Frame(name, stem, path, detection_utils.read_image(path, format="BGR"))
+        except ImageFault as error:
+            return Frame(name, stem, path, None, str(error))
         except Exception as error:  # Pillow's plugins raise many kinds for damaged files
             return Frame(name, stem, path, None, f"{type(error).__name__}: {error}")
 

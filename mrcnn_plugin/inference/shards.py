@@ -3,7 +3,7 @@
 `predictions-0003-of-0016.jsonl.gz` has one json per line and image:
 
     {"image": "a/1.jpg", "height": 480, "width": 640, "annotations": [...]}
-    {"image": "a/2.jpg", "error": "UnidentifiedImageError: ..."}
+    {"image": "a/2.jpg", "error": "the file does not exist"}
 
 Annotations are those of COCO, without ids and with `class`, the name.
 """

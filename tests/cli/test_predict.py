@@ -202,15 +202,23 @@ def test_frames_of_a_video(model_file, film, tmp_path, capsys):
 def test_unreadable_files_are_named_counted_and_skipped(model_file, photos, film, tmp_path, capsys):
     (photos / "a/00002.png").write_bytes((photos / "a/00002.png").read_bytes()[:300])
     (photos / "a/text.jpg").write_text("text")
+    os.mkfifo(photos / "a/fifo.jpg")
+    Image.fromarray(np.full((9, 9), 40_000, np.uint16)).save(photos / "a/deep.png")
     content = film.read_bytes()
     (photos / "half.avi").write_bytes(content[: len(content) // 2])
     (photos / "list.txt").write_text("a/00001.png\nmissing.png\n")
     assert run(model_file, photos, photos / "list.txt", "--out", tmp_path / "out", "--csv") == 1
     printed, errors = capsys.readouterr()
-    assert "4 files could not be read" in printed
-    for name in ("a/00002.png: ", "a/text.jpg: Unidentified", "half.avi: the video ends after"):
-        assert f"unreadable: {photos}/{name}" in errors
-    assert f"{photos}/missing.png: FileNotFoundError" in errors
+    assert "6 files could not be read" in printed
+    for name, fault in {
+        "a/00002.png": "cannot be read as an image (",
+        "a/text.jpg": "cannot be read as an image (Unidentified",
+        "a/fifo.jpg": "is a FIFO, expected a regular file",
+        "a/deep.png": "has 16 or 32 bits per pixel",
+        "half.avi": "the video ends after",
+        "missing.png": "the file does not exist",
+    }.items():
+        assert f"unreadable: {photos}/{name}: {fault}" in errors
     images = [row["image"] for row in rows_of(tmp_path / "out/counts.csv")]
     assert {"a/00001.png", "a/00003.JPG", "b/00001.png"} <= {*images}
     assert not {"a/00002.png", "a/text.jpg"} & {*images}
