@@ -136,7 +136,7 @@ def write_model_file(path: str | Path, weights: dict[str, Tensor], about: dict) 
     """
     path = Path(path)
     if path.suffix == ".safetensors":
-        save = _safetensors().save
+        save = _safetensors().torch.save
         tensors = {
             name: tensor.detach().cpu().contiguous().clone() for name, tensor in weights.items()
         }
