@@ -11,6 +11,8 @@ UV = build/uv/bin/uv
 demo: setup   ## train, evaluate and draw a small Mask R-CNN on drawn shapes
 	.venv/bin/python -m mrcnn_plugin train --config-file configs/mask_rcnn_shapes_C4.yaml
 	.venv/bin/python -m mrcnn_plugin report output/shapes --image output/shapes/demo.png
+	.venv/bin/python -m mrcnn_plugin predict output/shapes/model_final.pth \
+	    $${DETECTRON2_DATASETS:-datasets}/shapes/shapes_val --out output/shapes/predictions
 
 test: setup   ## every test that is not slow
 	$(PYTEST) -m "not slow" tests
