@@ -1,0 +1,170 @@
+"""A model in one file: weights, config, class names, score thresholds and version.
+
+    model_final.pth, model_best.pth, model_ema.pth    plain values: torch.load(weights_only=True)
+    <name>.safetensors                                tensors; everything else in its metadata
+
+The config in a file is parsed as yaml data by yacs. It cannot name other files, and no code runs.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from detectron2.config import CfgNode, get_cfg
+from detectron2.data import MetadataCatalog
+from torch import Tensor
+
+from ..config import add_mrcnn_config
+from ..errors import ConfigError
+from .files import save_whole, write_atomically
+
+SUFFIXES = (".pth", ".safetensors")
+
+
+@dataclass
+class ModelFile:
+    """The content of a model file.
+
+    Attributes:
+        weights: the state dict.
+        config: the full config as yaml text.
+        class_names: in the order of the class indices.
+        score_thresholds: of each class, the score from which on detections are kept; None if they
+            have not been measured.
+        version: of mrcnn_plugin when the file was written.
+    """
+
+    weights: dict[str, Tensor]
+    config: str
+    class_names: list[str]
+    score_thresholds: list[float] | None
+    version: str
+
+    def cfg(self) -> CfgNode:
+        """The config, with `MODEL.WEIGHTS` empty.
+
+        Raises:
+            ConfigError: the text is not a config of this version.
+        """
+        cfg = get_cfg()
+        add_mrcnn_config(cfg)
+        try:
+            cfg.merge_from_other_cfg(CfgNode.load_cfg(self.config))
+        except Exception as error:  # yaml and yacs raise many kinds
+            raise ConfigError(
+                f"the config in the model file cannot be read ({error}). It was written by "
+                f"mrcnn_plugin {self.version}; install that version."
+            ) from error
+        cfg.MODEL.WEIGHTS = ""
+        return cfg
+
+
+def description(cfg: CfgNode, score_thresholds: list[float] | None = None) -> dict:
+    """What a model file has in addition to the weights, as plain values.
+
+    Args:
+        cfg: the config of the run, whose training datasets are registered.
+        score_thresholds: see `ModelFile`.
+    """
+    from .. import __version__
+
+    saved = cfg.clone()
+    saved.defrost()
+    saved.MODEL.WEIGHTS = ""  # a path of this machine
+    return {
+        "config": saved.dump(),
+        "class_names": class_names(cfg),
+        "score_thresholds": score_thresholds,
+        "version": __version__,
+        "preprocessing": {
+            "channels": cfg.INPUT.FORMAT,
+            "shortest_side": cfg.INPUT.MIN_SIZE_TEST,
+            "longest_side": cfg.INPUT.MAX_SIZE_TEST,
+            "mean": list(cfg.MODEL.PIXEL_MEAN),
+            "std": list(cfg.MODEL.PIXEL_STD),
+        },
+    }
+
+
+def class_names(cfg: CfgNode) -> list[str]:
+    """The names of the classes in order, of the config or its data; else "class 0" and so on."""
+    count = cfg.MODEL.ROI_HEADS.NUM_CLASSES
+    names = list(cfg.DATASETS.CLASS_NAMES)
+    for dataset in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
+        names = names or list(MetadataCatalog.get(dataset).get("thing_classes", ()))
+    return names if len(names) == count else [f"class {i}" for i in range(count)]
+
+
+def read_model_file(path: str | Path) -> ModelFile:
+    """Read a model file.
+
+    Raises:
+        ConfigError: it cannot be read, or has weights only.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ConfigError(f"the model file '{path}' does not exist")
+    try:
+        content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pth(path)
+    except ConfigError:
+        raise
+    except Exception as error:  # each kind of damage raises another
+        raise ConfigError(f"'{path}' is not a model file ({type(error).__name__})") from error
+    missing = [k for k in ("model", "config", "class_names") if k not in content]
+    if missing:
+        raise ConfigError(
+            f"'{path}' has no {', '.join(missing)}; expected a model_final.pth or model_best.pth "
+            "that mrcnn_plugin has written. Convert other weights with `mrcnn weights`."
+        )
+    return ModelFile(
+        weights=content["model"],
+        config=str(content["config"]),
+        class_names=[str(name) for name in content["class_names"]],
+        score_thresholds=content.get("score_thresholds"),
+        version=str(content.get("version", "unknown")),
+    )
+
+
+def write_model_file(path: str | Path, weights: dict[str, Tensor], about: dict) -> None:
+    """Write a `.pth` or `.safetensors` file whole or not at all.
+
+    Args:
+        path: the suffix determines the format.
+        weights: the state dict.
+        about: what `description` returns, with further plain values.
+    """
+    path = Path(path)
+    if path.suffix == ".safetensors":
+        save = _safetensors().save
+        tensors = {
+            name: tensor.detach().cpu().contiguous().clone() for name, tensor in weights.items()
+        }
+        data = save(tensors, metadata={key: json.dumps(value) for key, value in about.items()})
+        write_atomically(path, lambda file: file.write(data))
+    elif path.suffix == ".pth":
+        save_whole(path, {"model": weights, **about})
+    else:
+        raise ConfigError(f"'{path}' ends in '{path.suffix}'; expected {' or '.join(SUFFIXES)}")
+
+
+def _read_pth(path: Path) -> dict:
+    content = torch.load(path, map_location="cpu", weights_only=True)
+    return content if isinstance(content, dict) else {}
+
+
+def _read_safetensors(path: Path) -> dict:
+    with _safetensors().safe_open(path, framework="pt") as file:
+        metadata = {key: json.loads(value) for key, value in (file.metadata() or {}).items()}
+        names = file.keys()
+        return {**metadata, "model": {name: file.get_tensor(name) for name in names}}
+
+
+def _safetensors():
+    try:
+        import safetensors.torch  # an optional dependency
+    except ImportError as error:
+        raise ConfigError(
+            "files that end in .safetensors need the package safetensors: pip install safetensors"
+        ) from error
+    return safetensors

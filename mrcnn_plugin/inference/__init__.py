@@ -1,0 +1,1 @@
+"""Uses a trained model: prediction, masks as RLE, tiles of large images, output formats."""

@@ -1,0 +1,166 @@
+"""Predicts instances with a model file."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import detection_utils
+from detectron2.data.transforms import ResizeShortestEdge
+from detectron2.modeling import build_model
+from detectron2.modeling.postprocessing import detector_postprocess
+from detectron2.structures import Instances
+from PIL import Image, ImageOps
+from torch import Tensor, nn
+
+from ..checkpoint.model_file import ModelFile, read_model_file
+from ..errors import ConfigError
+from .masks import encode_masks
+
+ImageLike = str | Path | np.ndarray | Image.Image
+
+
+class Predictor:
+    """A trained model that finds instances in images.
+
+        predictor = Predictor("output/model_best.pth")
+        instances = predictor("image.jpg")
+        instances.pred_boxes, instances.scores, instances.pred_classes, instances.pred_masks
+
+    The detections are those of detectron2's `DefaultPredictor` at the same threshold. The masks are
+    `RLEMasks`, which need little memory in large images; `.tensor` decodes them.
+
+    Attributes:
+        class_names: in the order of `pred_classes`.
+        thresholds: float32 (number of classes,): the score from which on a class is kept.
+    """
+
+    def __init__(
+        self,
+        model_file: str | Path | ModelFile,
+        *,
+        device: str | None = None,
+        threshold: float | Sequence[float] | None = None,
+    ):
+        """
+        Args:
+            model_file: of a run of mrcnn_plugin, such as `model_best.pth`.
+            device: "cpu" or "cuda"; None uses a GPU if there is one.
+            threshold: the score from which on detections are kept, of all classes or of each. None
+                uses those of the file, which have the best F1 at the evaluation, or else 0.5.
+
+        Raises:
+            ConfigError: the file is not a model file, or the threshold is not between 0 and 1.
+        """
+        content = model_file if isinstance(model_file, ModelFile) else read_model_file(model_file)
+        cfg = content.cfg()
+        cfg.MODEL.DEVICE = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        self.class_names = content.class_names
+        self.thresholds = _thresholds(threshold, content)
+        cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = float(self.thresholds.min())
+        cfg.freeze()
+        self.cfg = cfg
+        self.model = _build(cfg, content.weights)
+        self._resize = ResizeShortestEdge([cfg.INPUT.MIN_SIZE_TEST] * 2, cfg.INPUT.MAX_SIZE_TEST)
+
+    def __call__(
+        self, images: ImageLike | Sequence[ImageLike], *, format: str = "BGR"
+    ) -> Instances | list[Instances]:
+        """Find the instances of one image, or of several.
+
+        Several images that have the same size after resizing go through the model together. Images
+        of other sizes do not, because padding would change their detections.
+
+        Args:
+            images: paths, PIL images, or uint8 arrays (height, width, 3) or (height, width). EXIF
+                orientation of files and PIL images is applied.
+            format: the order of the channels of arrays, "BGR" or "RGB".
+
+        Returns:
+            `Instances` with `pred_boxes`, `scores`, `pred_classes` and `pred_masks` in pixels of
+            the original image, best score first; a list of them for a list of images.
+
+        Raises:
+            ValueError: an array has another dtype or shape.
+            OSError: a file cannot be read as an image.
+        """
+        if isinstance(images, (str, Path, np.ndarray, Image.Image)):
+            return self([images], format=format)[0]
+        inputs = [self._input(_read(image, format)) for image in images]
+        by_size: dict[tuple, list[int]] = defaultdict(list)
+        for index, image in enumerate(inputs):
+            by_size[tuple(image["image"].shape)].append(index)
+        results: list = [None] * len(inputs)
+        for indices in by_size.values():
+            for index, instances in zip(indices, self._predict([inputs[i] for i in indices])):
+                results[index] = instances
+        return results
+
+    def _input(self, image: np.ndarray) -> dict:
+        """detectron2's input for a BGR image."""
+        height, width = image.shape[:2]
+        if self.cfg.INPUT.FORMAT == "RGB":
+            image = image[:, :, ::-1]
+        image = self._resize.get_transform(image).apply_image(image)
+        tensor = torch.as_tensor(np.ascontiguousarray(image.transpose(2, 0, 1)).astype("float32"))
+        return {"image": tensor, "height": height, "width": width}
+
+    @torch.no_grad()
+    def _predict(self, inputs: list[dict]) -> list[Instances]:
+        raw = self.model.inference(inputs, do_postprocess=False)
+        return [self._finish(r, i["height"], i["width"]) for r, i in zip(raw, inputs)]
+
+    def _finish(self, raw: Instances, height: int, width: int) -> Instances:
+        """Scale boxes to the original image, apply the thresholds and encode the masks."""
+        masks = raw.pred_masks[:, 0] if raw.has("pred_masks") else None
+        if masks is not None:
+            raw.remove("pred_masks")
+        raw.kept = torch.arange(len(raw), device=raw.scores.device)
+        found = detector_postprocess(raw, height, width).to("cpu")
+        found = found[found.scores >= self.thresholds[found.pred_classes]]
+        if masks is not None:
+            masks = masks[found.kept.to(masks.device)]
+            found.pred_masks = encode_masks(masks, found.pred_boxes.tensor, (height, width))
+        found.remove("kept")
+        return found
+
+
+def _thresholds(threshold: float | Sequence[float] | None, content: ModelFile) -> Tensor:
+    count = len(content.class_names)
+    if threshold is None:
+        threshold = content.score_thresholds or 0.5
+    values = torch.as_tensor(threshold, dtype=torch.float32).expand(count).clone()
+    if not ((values >= 0) & (values <= 1)).all():
+        raise ConfigError(f"the threshold is {threshold}; expected values from 0 to 1")
+    return values
+
+
+def _build(cfg: CfgNode, weights: dict[str, Tensor]) -> nn.Module:
+    model = build_model(cfg).eval()
+    expected = {name for name in model.state_dict() if not name.startswith("pixel_")}
+    if missing := expected - weights.keys():
+        raise ConfigError(
+            f"the model file lacks {len(missing)} of {len(expected)} tensors of its model, such as "
+            f"{min(missing)}"
+        )
+    model.load_state_dict(weights, strict=False)
+    return model
+
+
+def _read(image: ImageLike, format: str) -> np.ndarray:
+    """A BGR uint8 array (height, width, 3)."""
+    if isinstance(image, (str, Path)):
+        return detection_utils.read_image(str(image), format="BGR")
+    if isinstance(image, Image.Image):
+        return detection_utils.convert_PIL_to_numpy(ImageOps.exif_transpose(image), "BGR")
+    if format not in ("BGR", "RGB"):
+        raise ValueError(f"format is '{format}'; expected 'BGR' or 'RGB'")
+    if image.ndim == 2:
+        image = np.repeat(image[:, :, None], 3, axis=2)
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        raise ValueError(
+            f"an image is {image.dtype} of shape {image.shape}; expected uint8 (height, width, 3)"
+        )
+    return image if format == "BGR" else image[:, :, ::-1]
