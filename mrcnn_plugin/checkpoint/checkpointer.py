@@ -5,7 +5,6 @@ from pathlib import Path
 
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.utils import comm
-from torch import nn
 
 from ..errors import ConfigError, RunError
 from .files import find_checkpoint, save_whole, tag_checkpoint
@@ -112,19 +111,3 @@ def agreed_checkpoint(folder: str) -> str:
     if error:
         raise RunError(error)
     return found
-
-
-def save_weights(path: Path, model: nn.Module, **extra) -> None:
-    """Write `{"model": weights, **extra}` whole or not at all.
-
-    `MODEL.WEIGHTS` accepts the file. `--resume` does not continue from it.
-
-    Args:
-        path: the file to write. Its directory is created.
-        model: a model that is not wrapped for distributed training.
-        extra: plain Python values.
-
-    Raises:
-        RunError: the file could not be written. An older one is intact.
-    """
-    save_whole(path, {"model": model.state_dict(), **extra})

@@ -7,6 +7,9 @@ from detectron2.config import CfgNode
 from detectron2.engine import HookBase, hooks
 from detectron2.utils.events import CommonMetricPrinter, JSONWriter
 
+from ..checkpoint.model_file import description
+from ..evaluation import inference_folder
+from ..evaluation.analysis import load_analysis
 from .hooks.best_weights import BestWeights
 from .hooks.early_stopping import EarlyStopping
 from .hooks.ema import EMAHook
@@ -43,17 +46,25 @@ def build_hooks(trainer, default: list[HookBase | None]) -> Hooks:
     first = [h for h in default if h is not None and not isinstance(h, replaced)]
     first.append(ProgressLine())
 
+    def about():
+        return description(cfg, _score_thresholds(cfg))
+
     weights = contextlib.nullcontext
     if cfg.SOLVER.EMA_DECAY:
-        ema = EMAHook(model=model, decay=cfg.SOLVER.EMA_DECAY, output_dir=cfg.OUTPUT_DIR)
+        decay, folder = cfg.SOLVER.EMA_DECAY, cfg.OUTPUT_DIR
+        ema = EMAHook(model=model, decay=decay, output_dir=folder, about=about)
         first.append(ema)
         weights = ema.applied
     evaluation = _evaluation(trainer, weights)
-    last = [evaluation, *_decisions(cfg, model, weights)]
+    last = [evaluation, *_decisions(cfg, model, weights, about)]
     if checkpoint:
         # The one of the screen computes the time per iteration since its last line.
         writers = [w for w in trainer.writers if not isinstance(w, CommonMetricPrinter)]
-        last.append(SaveEvaluated(evaluation=evaluation, checkpoint=checkpoint[0], writers=writers))
+        last.append(
+            SaveEvaluated(
+                evaluation=evaluation, checkpoint=checkpoint[0], writers=writers, about=about
+            )
+        )
     if cfg.TEST.REPORT and writer:
         json_writers = [w for w in trainer.writers if isinstance(w, JSONWriter)]
         last.append(ReportHook(cfg=cfg, writers=json_writers))
@@ -74,12 +85,24 @@ def _evaluation(trainer, weights) -> Evaluation:
     )
 
 
-def _decisions(cfg: CfgNode, model, weights) -> list[HookBase]:
+def _score_thresholds(cfg: CfgNode) -> list[float] | None:
+    """Those of best F1 in the last evaluation; 0.5 for classes that have none."""
+    if not cfg.DATASETS.TEST:
+        return None
+    analysis = load_analysis(inference_folder(cfg, cfg.DATASETS.TEST[0])) or {}
+    found = analysis.get("f1", {}).get("thresholds", ())
+    if len(found) != cfg.MODEL.ROI_HEADS.NUM_CLASSES:
+        return None
+    return [0.5 if threshold is None else threshold for threshold in found]
+
+
+def _decisions(cfg: CfgNode, model, weights, about) -> list[HookBase]:
     metric = cfg.TEST.BEST_METRIC
     if not metric:
         return []
-    ret = [
-        BestWeights(metric=metric, model=model, output_dir=cfg.OUTPUT_DIR, weights=weights),
+    folder = cfg.OUTPUT_DIR
+    ret: list[HookBase] = [
+        BestWeights(metric=metric, model=model, output_dir=folder, about=about, weights=weights)
     ]
     if cfg.TEST.EARLY_STOP_PATIENCE:
         patience, period = cfg.TEST.EARLY_STOP_PATIENCE, cfg.TEST.EVAL_PERIOD

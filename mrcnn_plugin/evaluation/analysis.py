@@ -7,6 +7,7 @@ from pycocotools.cocoeval import COCOeval
 
 from .calibration import calibration, scored_detections
 from .confusion import confusion_matrix
+from .f1 import f1_curves
 from .image_ap import image_aps
 from .precision_recall import ap_table, pr_curves
 
@@ -32,6 +33,7 @@ def analyse(coco_evals: dict[str, COCOeval], class_names: list[str], dataset_nam
         "ap": {task: ap_table(e, class_names) for task, e in coco_evals.items()},
         "pr": {task: pr_curves(e) for task, e in coco_evals.items()},
         "confusion": confusion_matrix(evaluated, min_score=MIN_SCORE).tolist(),
+        "f1": f1_curves(evaluated, class_names),
         "calibration": calibration(*scored_detections(evaluated)),
         "images": [*image_aps(evaluated).items()],
     }

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ...checkpoint.checkpointer import save_weights
+from ...checkpoint.model_file import write_model_file
 from ..distributed import unwrap
 from .metric import MetricHook
 
@@ -30,6 +30,7 @@ class BestWeights(MetricHook):
         metric: str,
         model: nn.Module,
         output_dir: str,
+        about: Callable[[], dict] = dict,
         weights: Callable[[], contextlib.AbstractContextManager] = contextlib.nullcontext,
     ):
         """
@@ -37,11 +38,13 @@ class BestWeights(MetricHook):
             metric: see `MetricHook`.
             model: the model in training, wrapped or not.
             output_dir: the folder of `model_best.pth`.
+            about: returns what the file has in addition, see `model_file.description`.
             weights: a context in which the model has the weights to save (`EMAHook.applied`).
         """
         super().__init__(metric=metric)
         self.model = unwrap(model)
         self.file = Path(output_dir, "model_best.pth")
+        self.about = about
         self.weights = weights
 
     def before_train(self):
@@ -66,9 +69,8 @@ class BestWeights(MetricHook):
         self.best = value
         logger.info(f"{self.metric} is {value:.4g}, the best so far: saving {self.file}")
         with self.weights():
-            save_weights(
-                self.file, self.model, metric=self.metric, value=value, iteration=iteration
-            )
+            found = {"metric": self.metric, "value": value, "iteration": iteration}
+            write_model_file(self.file, self.model.state_dict(), {**self.about(), **found})
 
     def state_dict(self) -> dict:
         return {"metric": self.metric, "best": self.best}

@@ -1,7 +1,7 @@
 """An exponential moving average of the weights, which is evaluated and saved."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -9,7 +9,7 @@ from detectron2.engine import HookBase
 from detectron2.utils import comm
 from torch import Tensor, nn
 
-from ...checkpoint.checkpointer import save_weights
+from ...checkpoint.model_file import write_model_file
 from ..distributed import unwrap
 
 
@@ -22,16 +22,25 @@ class EMAHook(HookBase):
     end.
     """
 
-    def __init__(self, *, model: nn.Module, decay: float, output_dir: str):
+    def __init__(
+        self,
+        *,
+        model: nn.Module,
+        decay: float,
+        output_dir: str,
+        about: Callable[[], dict] = dict,
+    ):
         """
         Args:
             model: the model in training, wrapped or not.
             decay: d in (0, 1).
             output_dir: the folder of `model_ema.pth`.
+            about: returns what the file has in addition, see `model_file.description`.
         """
         self.model = unwrap(model)
         self.decay = decay
         self.file = Path(output_dir, "model_ema.pth")
+        self.about = about
         self.num_steps = 0
         self.average: dict[str, Tensor] | None = None
 
@@ -49,7 +58,8 @@ class EMAHook(HookBase):
     def after_train(self):
         if comm.is_main_process() and self.num_steps:
             with self.applied():
-                save_weights(self.file, self.model, iteration=self.trainer.iter - 1)
+                about = {**self.about(), "iteration": self.trainer.iter - 1}
+                write_model_file(self.file, self.model.state_dict(), about)
 
     def _weights(self) -> dict[str, Tensor]:
         state = self.model.state_dict()

@@ -92,16 +92,19 @@ class SaveEvaluated(HookBase):
         evaluation: Evaluation,
         checkpoint: hooks.PeriodicCheckpointer,
         writers: Sequence[EventWriter],
+        about: Callable[[], dict] = dict,
     ):
         """
         Args:
             evaluation: the hook that evaluates.
             checkpoint: saves after an iteration if it is time to.
             writers: write first, because a resumed run does not evaluate these weights again.
+            about: returns what `model_final.pth` has in addition, see `model_file.description`.
         """
         self.evaluation = evaluation
         self.checkpoint = checkpoint
         self.writers = writers
+        self.about = about
 
     def after_step(self):
         if self.evaluation.num_evaluated == self.trainer.iter + 1:
@@ -112,7 +115,8 @@ class SaveEvaluated(HookBase):
         if self.trainer.iter >= self.trainer.max_iter:
             self._write()
             # As `PeriodicCheckpointer` names and writes it after the last iteration.
-            self.checkpoint.checkpointer.save("model_final", iteration=self.trainer.max_iter - 1)
+            about = {**self.about(), "iteration": self.trainer.max_iter - 1}
+            self.checkpoint.checkpointer.save("model_final", **about)
 
     def _write(self) -> None:
         for writer in self.writers:

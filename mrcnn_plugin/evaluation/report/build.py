@@ -151,6 +151,15 @@ def _analysis_figures(analysis: dict) -> list[dict]:
             figures.draw(figures.plot_calibration, bins, height=4.4),
         )
     )
+    f1 = analysis.get("f1")  # older runs have none
+    if f1 and f1["f1"]:
+        found.append(
+            figure(
+                f"Score threshold, {task}",
+                "the threshold of best F1 of each class is saved in the model files",
+                figures.draw(figures.plot_f1, f1, height=4.4),
+            )
+        )
     return found
 
 

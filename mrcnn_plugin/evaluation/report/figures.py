@@ -158,6 +158,15 @@ def plot_calibration(axes, bins: dict) -> None:
     _legend(axes)
 
 
+def plot_f1(axes, f1: dict) -> None:
+    """Plot the mean F1 over the score threshold, and mark its best value."""
+    axes.plot(f1["score"], f1["f1"], color=COLORS[0], label="mean over classes")
+    best = int(np.argmax(f1["f1"]))
+    axes.scatter(f1["score"][best], f1["f1"][best], color=COLORS[1], zorder=3, label="best")
+    axes.set(xlabel="score threshold", ylabel="F1 at IoU 0.5", xlim=(0, 1.02), ylim=(0, 1.02))
+    _legend(axes)
+
+
 def plot_classes(axes, statistics: dict[str, dict]) -> None:
     """Plot instances per class in percent of the dataset, the most frequent class first."""
     first = next(iter(statistics.values()))["classes"]
