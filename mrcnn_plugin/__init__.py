@@ -17,6 +17,7 @@ __all__ = [
     "MRCNNRes5ROIHeads",
     "MRCNNStandardROIHeads",
     "MultiScaleRoIAlign",
+    "Predictor",
     "RoIAlign",
     "RoIAlignPooler",
     "__version__",
@@ -55,6 +56,7 @@ from .layers.roi_align import RoIAlign, roi_align  # noqa: E402
 if _find_spec("detectron2") and _find_spec("torchvision"):
     from .checkpoint import torchvision as _  # noqa: F401  registers torchvision:// addresses
     from .config import add_mrcnn_config
+    from .inference.predictor import Predictor
     from .modeling.backbone import build_mrcnn_resnet_c4_backbone, res5_stage, resnet_c4
     from .modeling.mask_head import MRCNNMaskFCNHead
     from .modeling.pooler import RoIAlignPooler

@@ -45,6 +45,7 @@ PUBLIC = {
     "MRCNNRes5ROIHeads",
     "MRCNNStandardROIHeads",
     "MultiScaleRoIAlign",
+    "Predictor",
     "RoIAlign",
     "RoIAlignPooler",
     "__version__",

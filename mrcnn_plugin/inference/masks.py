@@ -119,15 +119,15 @@ def _interpolation(begin: int, end: int, low: float, high: float, bins: int) -> 
     Bins have their values at their centres. Outside the grid the values are 0.
     """
     centers = np.arange(begin, end, dtype=np.float32) + np.float32(0.5)
-    position = (centers - low) / (high - low) * bins - np.float32(0.5)
+    # Rounded as in torch's grid_sample, because it matters for boxes thinner than a pixel.
+    normalized = (centers - low) / (high - low) * np.float32(2) - np.float32(1)
+    position = ((normalized + np.float32(1)) * np.float32(bins) - np.float32(1)) / np.float32(2)
     first = np.floor(position)
-    fraction = position - first
-    weights = np.zeros((len(centers), bins + 2), np.float32)  # one more bin of 0 at both ends
-    index = np.clip(first, -1, bins).astype(np.int64) + 1
-    pixel = np.arange(len(centers))
-    weights[pixel, index] = 1 - fraction
-    weights[pixel, np.minimum(index + 1, bins + 1)] += fraction
-    return weights[:, 1:-1]
+    weights = np.zeros((len(centers), bins), np.float32)
+    for bin_index, weight in ((first, first + 1 - position), (first + 1, position - first)):
+        pixel = np.flatnonzero((bin_index >= 0) & (bin_index < bins))
+        weights[pixel, bin_index[pixel].astype(np.int64)] = weight[pixel]
+    return weights
 
 
 def _borders(inside: np.ndarray, first_column: int, top: int, height: int) -> np.ndarray:

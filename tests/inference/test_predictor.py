@@ -1,0 +1,145 @@
+"""`Predictor` finds what detectron2's `DefaultPredictor` finds, in images of every kind."""
+
+import numpy as np
+import pytest
+import torch
+from builders import tame_random_weights, tiny_cfg
+from detectron2.engine import DefaultPredictor
+from detectron2.modeling import build_model
+from PIL import Image
+
+from mrcnn_plugin import Predictor
+from mrcnn_plugin.checkpoint.model_file import description, write_model_file
+from mrcnn_plugin.errors import ConfigError
+
+IMAGE = np.random.default_rng(0).integers(0, 256, (90, 130, 3), dtype=np.uint8)
+
+
+@pytest.fixture(scope="module")
+def model_file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("model") / "model.pth"
+    return write(path)
+
+
+def write(path, *opts, **about):
+    torch.manual_seed(0)
+    names = ("apple", "cup", "pen")
+    size = ("INPUT.MIN_SIZE_TEST", 96, "INPUT.MAX_SIZE_TEST", 160)
+    cfg = tiny_cfg("DATASETS.CLASS_NAMES", names, *size, *opts)
+    model = build_model(cfg)
+    if cfg.MODEL.MASK_ON:
+        tame_random_weights(model)
+    write_model_file(path, model.state_dict(), {**description(cfg), **about})
+    return path
+
+
+def same(found, expected):
+    """The boxes, scores, classes and pixels of two `Instances` are equal."""
+    assert torch.equal(found.pred_boxes.tensor, expected.pred_boxes.tensor)
+    assert torch.equal(found.scores, expected.scores)
+    assert torch.equal(found.pred_classes, expected.pred_classes)
+    masks = expected.pred_masks
+    assert torch.equal(found.pred_masks.tensor, masks if torch.is_tensor(masks) else masks.tensor)
+
+
+@pytest.mark.parametrize("channels", ["BGR", "RGB"])
+def test_detections_are_those_of_the_default_predictor(channels, tmp_path):
+    path = write(tmp_path / "model.pth", "INPUT.FORMAT", channels)
+    predictor = Predictor(path, device="cpu", threshold=0.1)
+    cfg = predictor.cfg.clone()
+    cfg.defrost()
+    cfg.MODEL.WEIGHTS = str(path)
+    expected = DefaultPredictor(cfg)(IMAGE)["instances"]
+    assert len(expected) > 3
+    found = predictor(IMAGE)
+    same(found, expected)
+    assert found.image_size == (90, 130) and predictor.class_names == ["apple", "cup", "pen"]
+
+
+def test_every_form_of_an_image_gives_the_same(model_file, tmp_path):
+    predictor = Predictor(model_file, device="cpu", threshold=0.1)
+    expected = predictor(IMAGE)
+    rgb = np.ascontiguousarray(IMAGE[:, :, ::-1])
+    Image.fromarray(rgb).save(tmp_path / "image.png")
+    same(predictor(rgb, format="RGB"), expected)
+    same(predictor(Image.fromarray(rgb)), expected)
+    same(predictor(tmp_path / "image.png"), expected)
+    same(predictor(str(tmp_path / "image.png")), expected)
+    grey = IMAGE[:, :, 0]
+    same(predictor(grey), predictor(np.stack([grey] * 3, axis=2)))
+
+
+def test_exif_orientation_is_applied(model_file, tmp_path):
+    predictor = Predictor(model_file, device="cpu", threshold=0.1)
+    upright = Image.fromarray(np.ascontiguousarray(IMAGE[:, :, ::-1]))
+    turned = upright.transpose(Image.Transpose.ROTATE_90)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn by 90 degrees clockwise to show it upright
+    turned.save(tmp_path / "turned.png", exif=exif)
+    same(predictor(tmp_path / "turned.png"), predictor(IMAGE))
+    with Image.open(tmp_path / "turned.png") as image:
+        same(predictor(image), predictor(IMAGE))
+
+
+def test_a_list_of_mixed_sizes_gives_what_each_image_gives(model_file):
+    predictor = Predictor(model_file, device="cpu", threshold=0.1)
+    images = [IMAGE, IMAGE[:60], IMAGE[::-1], IMAGE[:, :50], IMAGE[:60, ::-1]]
+    batches = []
+    predictor.model.register_forward_hook(lambda *_: None)
+    inference = predictor.model.inference
+    predictor.model.inference = lambda inputs, **k: (
+        batches.append(len(inputs)) or inference(inputs, **k)
+    )
+    together = predictor(images)
+    assert sorted(batches) == [1, 2, 2]
+    for found, image in zip(together, images):
+        alone = predictor(image)
+        assert len(found) == len(alone)
+        assert torch.allclose(found.pred_boxes.tensor, alone.pred_boxes.tensor, atol=1e-3)
+    assert predictor([]) == []
+
+
+def test_thresholds_of_the_file_of_the_call_and_per_class(tmp_path):
+    path = write(tmp_path / "model.pth", score_thresholds=[0.2, 0.9, 0.3])
+    everything = Predictor(path, device="cpu", threshold=0.0)(IMAGE)
+    predictor = Predictor(path, device="cpu")
+    assert predictor.thresholds.tolist() == pytest.approx([0.2, 0.9, 0.3])
+    found = predictor(IMAGE)
+    expected = everything[everything.scores >= predictor.thresholds[everything.pred_classes]]
+    assert len(found) < len(everything)
+    assert set(found.scores.tolist()) <= set(expected.scores.tolist())
+    assert Predictor(path, threshold=[0.1, 0.2, 0.3]).thresholds.tolist() == pytest.approx(
+        [0.1, 0.2, 0.3]
+    )
+    with pytest.raises(ConfigError, match=r"threshold is 1\.5; expected values from 0 to 1"):
+        Predictor(path, threshold=1.5)
+
+
+def test_without_measured_thresholds_it_is_one_half(model_file):
+    assert Predictor(model_file).thresholds.tolist() == [0.5] * 3
+
+
+@pytest.mark.parametrize(
+    "image, message",
+    [
+        (IMAGE.astype(np.float32), r"float32 of shape \(90, 130, 3\); expected uint8"),
+        (np.zeros((4, 5, 4), np.uint8), r"shape \(4, 5, 4\)"),
+    ],
+)
+def test_wrong_arrays_are_named(image, message, model_file):
+    with pytest.raises(ValueError, match=message):
+        Predictor(model_file, device="cpu")(image)
+
+
+def test_a_predictor_can_be_pickled(model_file):
+    """Programs that map it over many images send it to their processes."""
+    import pickle
+
+    predictor = Predictor(model_file, device="cpu", threshold=0.1)
+    same(pickle.loads(pickle.dumps(predictor))(IMAGE), predictor(IMAGE))
+
+
+def test_a_model_without_masks(tmp_path):
+    path = write(tmp_path / "model.pth", "MODEL.MASK_ON", False)
+    found = Predictor(path, device="cpu", threshold=0.1)(IMAGE)
+    assert len(found) and not found.has("pred_masks")
