@@ -6,6 +6,7 @@ The heads on a feature pyramid (Fig. 4, right) are detectron2's, with this plugi
 import torch
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import ROI_HEADS_REGISTRY
+from detectron2.modeling.proposal_generator.proposal_utils import add_ground_truth_to_proposals
 from detectron2.modeling.roi_heads import (
     CascadeROIHeads,
     FastRCNNOutputLayers,
@@ -13,12 +14,15 @@ from detectron2.modeling.roi_heads import (
     StandardROIHeads,
     build_mask_head,
 )
-from detectron2.structures import Instances
+from detectron2.structures import BitMasks, Instances
+from detectron2.utils.events import get_event_storage
 
 from ..config import check_mrcnn_config
 from ..errors import ConfigError
 from .backbone import res5_stage, stage_args_from_config
+from .matching import match_boxes
 from .pooler import ALIGNED, RoIAlignPooler, check_pooler_type
+from .roi_bitmasks import RoIBitMasks
 
 
 class _ClassCheck:
@@ -44,8 +48,48 @@ class _ClassCheck:
         return super().label_and_sample_proposals(proposals, targets)
 
 
+class _BoundedSampling:
+    """Mixin for ROI heads: matches and samples proposals in memory independent of the objects."""
+
+    @torch.no_grad()
+    def label_and_sample_proposals(
+        self, proposals: list[Instances], targets: list[Instances]
+    ) -> list[Instances]:
+        """Arguments, results and random numbers as in detectron2's `ROIHeads`.
+
+        Bitmasks of the sampled proposals refer to those in `targets` (`RoIBitMasks`).
+        """
+        if self.proposal_append_gt:
+            proposals = add_ground_truth_to_proposals(targets, proposals)
+        sampled = [self._label_and_sample(*image) for image in zip(proposals, targets)]
+        background = [(image.gt_classes == self.num_classes).sum().item() for image in sampled]
+        foreground = [len(image) - count for image, count in zip(sampled, background)]
+        storage = get_event_storage()
+        storage.put_scalar("roi_head/num_fg_samples", sum(foreground) / len(sampled))
+        storage.put_scalar("roi_head/num_bg_samples", sum(background) / len(sampled))
+        return sampled
+
+    def _label_and_sample(self, proposals: Instances, targets: Instances) -> Instances:
+        """The sampled proposals of one image, with every `gt_*` field of their objects."""
+        matches, labels = match_boxes(
+            self.proposal_matcher, targets.gt_boxes, proposals.proposal_boxes
+        )
+        sampled_index, classes = self._sample_proposals(matches, labels, targets.gt_classes)
+        sampled = proposals[sampled_index]
+        sampled.gt_classes = classes
+        if len(targets):
+            objects = matches[sampled_index]
+            for name, value in targets.get_fields().items():
+                if name.startswith("gt_") and not sampled.has(name):
+                    is_bitmasks = type(value) is BitMasks
+                    sampled.set(
+                        name, RoIBitMasks(value, objects) if is_bitmasks else value[objects]
+                    )
+        return sampled
+
+
 @ROI_HEADS_REGISTRY.register()
-class MRCNNRes5ROIHeads(_ClassCheck, Res5ROIHeads):
+class MRCNNRes5ROIHeads(_ClassCheck, _BoundedSampling, Res5ROIHeads):
     """Class, box and mask branches on one res5, with this plugin's RoIAlign.
 
         RoIAlign 7x7x1024 -> res5, stride 1 -> 7x7x2048 -> average pool -> class scores, box deltas
@@ -120,7 +164,7 @@ def _check_c4_config(cfg) -> None:
         )
 
 
-class _RoIAlignOnPyramid(_ClassCheck):
+class _RoIAlignOnPyramid(_ClassCheck, _BoundedSampling):
     """Mixin for detectron2's heads on feature pyramids: pools all levels in one call of our op.
 
     `MODEL.MRCNN.ROI_ALIGN_MODE` and the `POOLER_*` keys of each branch apply.

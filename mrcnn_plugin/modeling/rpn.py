@@ -1,6 +1,7 @@
 """Region Proposal Network with the head (4k + 2k outputs) and loss of Faster R-CNN.
 
-Anchors, matching, sampling, box coding and proposal selection are those of detectron2's `RPN`.
+Anchors, sampling, box coding and proposal selection are those of detectron2's `RPN`. So are the
+results of matching, which never builds the matrix of all objects and anchors.
 
 Shape shorthand: N images, k anchors per location, H x W the size of the feature map.
 """
@@ -9,13 +10,14 @@ import torch
 from detectron2.config import configurable
 from detectron2.modeling.proposal_generator import PROPOSAL_GENERATOR_REGISTRY, RPN
 from detectron2.modeling.proposal_generator.rpn import RPN_HEAD_REGISTRY, StandardRPNHead
-from detectron2.structures import Boxes
+from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 
 from ..config import check_mrcnn_config
 from ..errors import ConfigError
 from .losses import rpn_cls_loss, rpn_reg_loss
+from .matching import match_boxes
 
 
 @RPN_HEAD_REGISTRY.register()
@@ -89,6 +91,30 @@ class MRCNNRPN(RPN):
         ret["reg_lambda"] = cfg.MODEL.MRCNN.RPN_LAMBDA
         ret["n_reg"] = cfg.MODEL.MRCNN.RPN_N_REG
         return ret
+
+    @torch.no_grad()
+    def label_and_sample_anchors(
+        self, anchors: list[Boxes], gt_instances: list[Instances]
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """Arguments, results and random numbers as in detectron2's `RPN`, in less memory.
+
+        Returns:
+            per image, for A anchors of all levels: (A,) int8 labels (1 object, 0 background, -1 not
+            sampled), and the (A, 4) ground-truth boxes that they match, zeros without objects.
+        """
+        all_anchors = Boxes.cat(anchors)
+        sampled_labels, matched_boxes = [], []
+        for image in gt_instances:
+            matches, labels = match_boxes(self.anchor_matcher, image.gt_boxes, all_anchors)
+            if self.anchor_boundary_thresh >= 0:
+                inside = all_anchors.inside_box(image.image_size, self.anchor_boundary_thresh)
+                labels[~inside] = -1
+            sampled_labels.append(self._subsample_labels(labels))
+            boxes = image.gt_boxes.tensor
+            matched_boxes.append(
+                boxes[matches] if len(boxes) else torch.zeros_like(all_anchors.tensor)
+            )
+        return sampled_labels, matched_boxes
 
     def losses(
         self,

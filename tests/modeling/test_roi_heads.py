@@ -2,18 +2,20 @@
 
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
-from builders import fake_batch, load_cfg, tiny_cfg
+from builders import ROOT, fake_batch, load_cfg, tiny_cfg
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone, build_model
-from detectron2.modeling.roi_heads import Res5ROIHeads, build_roi_heads
-from detectron2.structures import Boxes
+from detectron2.modeling.roi_heads import Res5ROIHeads, ROIHeads, build_roi_heads
+from detectron2.structures import Boxes, Instances, PolygonMasks
 from detectron2.utils.events import EventStorage
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mrcnn_plugin.errors import RunError
-from mrcnn_plugin.modeling.roi_heads import _ClassCheck
+from mrcnn_plugin.modeling.roi_bitmasks import RoIBitMasks
+from mrcnn_plugin.modeling.roi_heads import _BoundedSampling, _ClassCheck
 
 
 def r50_heads(*opts):
@@ -169,6 +171,75 @@ def test_class_check_reads_the_device_at_most_once():
     targets[1].gt_classes[0] = 3
     with pytest.raises(RunError, match=r"span 0 to 3, but the model has classes 0 to 2"):
         Checked().label_and_sample_proposals([], targets)
+
+
+def as_polygons(boxes: Boxes) -> PolygonMasks:
+    corners = boxes.tensor.double().numpy()[:, [0, 1, 2, 1, 2, 3, 0, 3]]
+    return PolygonMasks([[polygon] for polygon in np.ascontiguousarray(corners)])
+
+
+def crowd_and_proposals(masks: str) -> tuple[list[Instances], list[Instances]]:
+    """150 objects in the first image, none in the second, and 300 random proposals in each."""
+    torch.manual_seed(0)
+    batch = [*fake_batch(1, num_instances=150), *fake_batch(1, num_instances=0)]
+    targets, proposals = [image["instances"] for image in batch], []
+    for image in targets:
+        if masks == "polygon":
+            image.gt_masks = as_polygons(image.gt_boxes)
+        corner = torch.rand(300, 2) * torch.tensor([100.0, 70.0])
+        boxes = Boxes(torch.cat([corner, corner + 2 + torch.rand(300, 2) * 60], dim=1))
+        boxes.clip((96, 128))
+        fields = {"proposal_boxes": boxes, "objectness_logits": torch.randn(300)}
+        proposals.append(Instances((96, 128), **fields))
+    return targets, proposals
+
+
+def heads_and_features(project: str):
+    if project == "C4":
+        heads = build_roi_heads(tiny_cfg(), {"res4": ShapeSpec(channels=32, stride=16)})
+        return heads, {"res4": torch.randn(2, 32, 6, 8)}
+    config = {"FPN": "MaskRCNN-FPN/configs/mask_rcnn_R50_FPN.yaml"}.get(
+        project, "CascadeMaskRCNN/configs/cascade_mask_rcnn_R50_FPN.yaml"
+    )
+    cfg = load_cfg(ROOT / "projects" / config, "MODEL.ROI_BOX_HEAD.FC_DIM", 32)
+    shapes = {f"p{i}": ShapeSpec(channels=16, stride=2**i) for i in range(2, 6)}
+    features = {f"p{i}": torch.randn(2, 16, 96 // 2**i, 128 // 2**i) for i in range(2, 6)}
+    return build_roi_heads(cfg, shapes), features
+
+
+@pytest.mark.parametrize("masks", ["bitmask", "polygon"])
+@pytest.mark.parametrize("project", ["C4", "FPN", "Cascade"])
+def test_losses_and_scalars_of_crowded_images_are_detectron2s(project, masks, monkeypatch):
+    """With detectron2's method and with ours: also the random numbers are the same."""
+    heads, features = heads_and_features(project)
+    results = []
+    for method in (ROIHeads, _BoundedSampling):
+        monkeypatch.setattr(
+            _BoundedSampling, "label_and_sample_proposals", method.label_and_sample_proposals
+        )
+        targets, proposals = crowd_and_proposals(masks)
+        torch.manual_seed(1)
+        with EventStorage() as storage:
+            _, losses = heads(None, features, proposals, targets)
+        scalars = {name: value for name, (value, _) in storage.latest().items()}
+        results.append((losses, scalars, torch.get_rng_state()))
+    (their_losses, their_scalars, their_rng), (losses, scalars, rng) = results
+    assert losses == their_losses and losses["loss_mask"] > 0
+    assert scalars == their_scalars and scalars["roi_head/num_fg_samples"] > 5
+    assert torch.equal(rng, their_rng)
+
+
+def test_sampled_proposals_share_the_bitmasks_of_the_image():
+    heads, _ = heads_and_features("C4")
+    targets, proposals = crowd_and_proposals("bitmask")
+    with EventStorage():
+        crowd, empty = heads.label_and_sample_proposals(proposals, targets)
+    assert isinstance(crowd.gt_masks, RoIBitMasks) and crowd.gt_masks.masks is targets[0].gt_masks
+    foreground = crowd[crowd.gt_classes < heads.num_classes]
+    assert foreground.gt_masks.masks is targets[0].gt_masks
+    boxes = foreground.gt_masks.get_bounding_boxes()  # each mask is a rectangle, its box
+    assert len(boxes) > 5 and torch.equal(boxes.tensor, foreground.gt_boxes.tensor)
+    assert not empty.has("gt_masks")
 
 
 class SmallBackbone(Backbone):

@@ -7,7 +7,7 @@ import torch
 from builders import tiny_cfg
 from detectron2.layers import ShapeSpec
 from detectron2.modeling.box_regression import Box2BoxTransform
-from detectron2.modeling.proposal_generator import build_proposal_generator
+from detectron2.modeling.proposal_generator import RPN, build_proposal_generator
 from detectron2.structures import Boxes, ImageList, Instances
 from detectron2.utils.events import EventStorage
 
@@ -125,6 +125,26 @@ def test_trains_and_proposes_through_detectron2s_interface():
         assert len(image) > 0
         ranked = image.objectness_logits
         assert torch.equal(ranked, ranked.sort(descending=True).values)
+
+
+@pytest.mark.parametrize("boundary", [-1, 0])
+def test_sampled_anchors_are_detectron2s(boundary):
+    """The same labels, boxes and random numbers, with many, one and no objects."""
+    rpn = build_rpn("MODEL.RPN.BOUNDARY_THRESH", boundary)
+    anchors = rpn.anchor_generator([torch.zeros(1, CHANNELS, 12, 16)])
+    images = []
+    for num_objects in (200, 0, 1):
+        corner = torch.rand(num_objects, 2) * 150
+        boxes = torch.cat([corner, corner + 4 + torch.rand(num_objects, 2) * 60], dim=1)
+        images.append(Instances((192, 256), gt_boxes=Boxes(boxes)))
+    results = []
+    for method in (RPN.label_and_sample_anchors, type(rpn).label_and_sample_anchors):
+        torch.manual_seed(0)
+        labels, boxes = method(rpn, anchors, images)
+        results.append([*labels, *boxes, torch.get_rng_state()])
+    for theirs, ours in zip(*results, strict=True):
+        assert ours.dtype == theirs.dtype and torch.equal(ours, theirs)
+    assert sum(results[1][0] == 1) > 20  # of the image with 200 objects
 
 
 @pytest.mark.parametrize(
