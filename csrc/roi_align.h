@@ -9,20 +9,22 @@
 //       reject a batch index or level that is out of range, if checking it needs no
 //       synchronization; they run before anything is allocated
 //   forward(features, rois, options, result)
-//       fills the result; RoI r reads map rois.level_of[r]
+//       fills the result, which is not empty; RoI r reads map rois.level_of[r]
 //   backward(grad_output, rois, level, argmax, options, grad_features)
-//       fills the gradient
+//       fills the gradient, which is not empty
 #pragma once
 
 #include <torch/csrc/stable/library.h>
 
-#include <string>
 #include <tuple>
 #include <vector>
 
 #include "tensor.h"
 
 namespace mrcnn_plugin {
+
+/// What an op's `mode` means. MODES in mrcnn_plugin/layers/_arguments.py has the same order.
+enum class Mode : int64_t { kAvg = 0, kMax = 1 };
 
 struct ForwardResult {
   Tensor output, argmax;
@@ -38,18 +40,19 @@ struct LeveledRois {
 
 inline RoiAlignOptions parse_options(int64_t pooled_height, int64_t pooled_width,
                                      double spatial_scale, int64_t sampling_ratio, bool aligned,
-                                     const std::string& mode, int64_t bin_stride) {
+                                     int64_t mode, int64_t bin_stride) {
   STD_TORCH_CHECK(pooled_height > 0 && pooled_width > 0,
                   "roi_align: output_size must be positive, got ", pooled_height, " x ",
                   pooled_width);
   STD_TORCH_CHECK(std::isfinite(spatial_scale) && spatial_scale > 0,
                   "roi_align: spatial_scale must be finite and positive, got ", spatial_scale);
-  STD_TORCH_CHECK(mode == "avg" || mode == "max", "roi_align: mode must be 'avg' or 'max', got '",
-                  mode, "'");
-  const bool max = mode == "max";
+  STD_TORCH_CHECK(
+      mode == static_cast<int64_t>(Mode::kAvg) || mode == static_cast<int64_t>(Mode::kMax),
+      "roi_align: mode must be 0 (average) or 1 (maximum), got ", mode);
+  const bool max = mode == static_cast<int64_t>(Mode::kMax);
   STD_TORCH_CHECK(sampling_ratio >= 0 && sampling_ratio <= (max ? kMostSamplesMax : INT32_MAX),
                   "roi_align: sampling_ratio must be 0 to ", max ? kMostSamplesMax : INT32_MAX,
-                  " for mode '", mode, "', got ", sampling_ratio);
+                  " for mode ", max ? "'max'" : "'avg'", ", got ", sampling_ratio);
   STD_TORCH_CHECK(bin_stride >= 1, "roi_align: bin_stride must be at least 1, got ", bin_stride);
   return {pooled_height, pooled_width, spatial_scale, sampling_ratio, aligned, max, bin_stride};
 }
@@ -135,7 +138,7 @@ template <typename Backend>
 std::tuple<Tensor, Tensor> roi_align(const Tensor& features, const Tensor& rois,
                                      int64_t pooled_height, int64_t pooled_width,
                                      double spatial_scale, int64_t sampling_ratio, bool aligned,
-                                     const std::string& mode, int64_t bin_stride) {
+                                     int64_t mode, int64_t bin_stride) {
   const RoiAlignOptions options = parse_options(pooled_height, pooled_width, spatial_scale,
                                                 sampling_ratio, aligned, mode, bin_stride);
   check_maps(features, "features");
@@ -143,7 +146,9 @@ std::tuple<Tensor, Tensor> roi_align(const Tensor& features, const Tensor& rois,
   const Tensor boxes = prepare_rois(rois, features);
   Backend::check_images(boxes, features.size(0));
   const ForwardResult result = empty_result(features, boxes, options);
-  Backend::forward({features}, {boxes, nullptr}, {options}, result);
+  if (result.output.numel() > 0) {
+    Backend::forward({features}, {boxes, nullptr}, {options}, result);
+  }
   return {result.output, result.argmax};
 }
 
@@ -152,8 +157,8 @@ std::tuple<Tensor, Tensor> roi_align_levels(std::vector<Tensor> features, const 
                                             const Tensor& levels, int64_t pooled_height,
                                             int64_t pooled_width,
                                             std::vector<double> spatial_scales,
-                                            int64_t sampling_ratio, bool aligned,
-                                            const std::string& mode, int64_t bin_stride) {
+                                            int64_t sampling_ratio, bool aligned, int64_t mode,
+                                            int64_t bin_stride) {
   check_pyramid(features, spatial_scales);
   std::vector<RoiAlignOptions> options;
   for (const double scale : spatial_scales) {
@@ -167,7 +172,7 @@ std::tuple<Tensor, Tensor> roi_align_levels(std::vector<Tensor> features, const 
   Backend::check_images(boxes, features[0].size(0));
   Backend::check_level_of(level_of, boxes.size(0), static_cast<int64_t>(features.size()));
   const ForwardResult result = empty_result(features[0], boxes, options[0]);
-  Backend::forward(features, {boxes, level_of}, options, result);
+  if (result.output.numel() > 0) Backend::forward(features, {boxes, level_of}, options, result);
   return {result.output, result.argmax};
 }
 
@@ -179,7 +184,9 @@ Tensor roi_align_level_backward(const Tensor& grad_output, const LeveledRois& ro
   Backend::check_images(rois.boxes, batch);
   const Tensor grad_features =
       empty_maps(grad_output, grad_output.scalar_type(), batch, channels, height, width);
-  Backend::backward(grad_output, rois, level, argmax, options, grad_features);
+  if (grad_features.numel() > 0) {
+    Backend::backward(grad_output, rois, level, argmax, options, grad_features);
+  }
   return grad_features;
 }
 
@@ -187,8 +194,7 @@ template <typename Backend>
 Tensor roi_align_backward(const Tensor& grad_output, const Tensor& rois, const Tensor& argmax,
                           int64_t batch, int64_t channels, int64_t height, int64_t width,
                           int64_t pooled_height, int64_t pooled_width, double spatial_scale,
-                          int64_t sampling_ratio, bool aligned, const std::string& mode,
-                          int64_t bin_stride) {
+                          int64_t sampling_ratio, bool aligned, int64_t mode, int64_t bin_stride) {
   const RoiAlignOptions options = parse_options(pooled_height, pooled_width, spatial_scale,
                                                 sampling_ratio, aligned, mode, bin_stride);
   check_maps(grad_output, "grad_output");
@@ -202,7 +208,7 @@ Tensor roi_align_levels_backward(const Tensor& grad_output, const Tensor& rois,
                                  const Tensor& levels, int64_t level, const Tensor& argmax,
                                  int64_t batch, int64_t channels, int64_t height, int64_t width,
                                  int64_t pooled_height, int64_t pooled_width, double spatial_scale,
-                                 int64_t sampling_ratio, bool aligned, const std::string& mode,
+                                 int64_t sampling_ratio, bool aligned, int64_t mode,
                                  int64_t bin_stride) {
   const RoiAlignOptions options = parse_options(pooled_height, pooled_width, spatial_scale,
                                                 sampling_ratio, aligned, mode, bin_stride);

@@ -66,6 +66,9 @@ def add_mrcnn_config(cfg: CN) -> None:
     # Longest time in seconds to wait for the worker processes of the training loader. 0 waits
     # without end.
     cfg.DATALOADER.TIMEOUT = 600.0
+    # Train on other images in place of those that cannot be read, with a warning for each. By
+    # default such an image ends the run.
+    cfg.DATALOADER.SKIP_BAD_IMAGES = False
 
     # ---- Training (docs/monitoring.md). With the defaults, training is detectron2's. -------------
 

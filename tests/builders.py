@@ -125,6 +125,26 @@ def perfect_predictions(name: str) -> tuple[list[dict], list[dict]]:
     return inputs, outputs
 
 
+def noisy_predictions(name: str) -> tuple[list[dict], list[dict]]:
+    """`perfect_predictions` with moved objects, other classes, low scores and images without any.
+
+    It is the same at every call.
+    """
+    inputs, outputs = perfect_predictions(name)
+    generator = torch.Generator().manual_seed(0)
+    num_classes = len(MetadataCatalog.get(name).thing_classes)
+    for number, output in enumerate(outputs):
+        twice = Instances.cat([output["instances"], output["instances"]])
+        shift = torch.randint(0, 5, (2,), generator=generator).tolist()
+        twice.pred_boxes.tensor += torch.rand(len(twice), 4, generator=generator) * 4
+        twice.pred_masks = twice.pred_masks.roll(shift, dims=(1, 2))
+        twice.scores = torch.rand(len(twice), generator=generator)
+        wrong = torch.rand(len(twice), generator=generator) < 0.2
+        twice.pred_classes[wrong] = (twice.pred_classes[wrong] + 1) % num_classes
+        output["instances"] = twice[:0] if number == 2 else twice
+    return inputs, outputs
+
+
 def evaluate(name: str, predictions: tuple[list[dict], list[dict]], output_dir: Path) -> dict:
     """COCO's numbers of (inputs, outputs) on a registered dataset."""
     evaluator = AnalysingCOCOEvaluator(name, output_dir=str(output_dir), distributed=False)

@@ -88,3 +88,35 @@ def axis_matrix(extent, low, high, bins, spatial_scale, sampling_ratio, aligned=
         np.add.at(matrix[b], below, (1 - (at - below)) / grid)
         np.add.at(matrix[b], np.minimum(below + 1, extent - 1), (at - below) / grid)
     return matrix
+
+
+def axis_samples(low, high, bins, spatial_scale, sampling_ratio, aligned):
+    """(bins, grid): the positions of all samples of one axis, from the centre of pixel 0."""
+    start, size = roi_edges(low, high, spatial_scale, aligned)
+    grid = sampling_ratio or max(math.ceil(size / bins), 0)
+    step = size / bins
+    return start + np.arange(bins)[:, None] * step + (np.arange(grid) + 0.5) * step / max(grid, 1)
+
+
+def taps(at, extent):
+    """(n,) positions on the map -> two neighbouring pixels (2, n) and their weights (2, n)."""
+    at = np.clip(at, 0, extent - 1)
+    low = np.minimum(np.floor(at).astype(int), max(extent - 2, 0))
+    return np.stack([low, np.minimum(low + 1, extent - 1)]), np.stack([1 - (at - low), at - low])
+
+
+def sample_values(maps, ys, xs):
+    """`bilinear` of (C, H, W) at all of ys x xs, which are on the map -> (C, len(ys), len(xs)).
+
+    A pixel of weight 0 is not read.
+    """
+    (rows, row_weights), (columns, column_weights) = (
+        taps(ys, maps.shape[1]),
+        taps(xs, maps.shape[2]),
+    )
+    out = np.zeros((len(maps), len(ys), len(xs)))
+    for j, v in zip(rows, row_weights):
+        for i, w in zip(columns, column_weights):
+            weight = v[:, None] * w
+            out += np.where(weight == 0, 0, weight * np.where(weight == 0, 0, maps[:, j][:, :, i]))
+    return out

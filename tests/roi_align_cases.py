@@ -4,7 +4,7 @@ import torch
 
 from mrcnn_plugin.layers.multiscale_roi_align import assign_levels
 
-MODES = ("avg", "max")
+MODES = ("avg", "max")  # an op's `mode` is the index
 HEIGHT, WIDTH, SCALE = 9, 13, 0.5  # the map of most tests; boxes are in pixels twice as small
 
 
@@ -84,7 +84,7 @@ def every_input(device):
 
 def every_op(mode, features, rois, levels, grad):
     """Outputs and gradients of a map and of a pyramid, computed by our ops only."""
-    op, options = torch.ops.mrcnn_plugin, (0, True, mode, 1)
+    op, options = torch.ops.mrcnn_plugin, (0, True, MODES.index(mode), 1)
     output, argmax = op.roi_align(features[0], rois, 3, 3, SCALE, *options)
     grad_map = op.roi_align_backward(grad, rois, argmax, *features[0].shape, 3, 3, SCALE, *options)
     pooled, argmax = op.roi_align_levels(features, rois, levels, 3, 3, SCALES, *options)

@@ -84,7 +84,7 @@ struct Forward {
   /// Packs the window of the slab's image.
   void pack(const ImagePlan& image, const Slab& slab, acc_t* to) const {
     if (image.window.height == 0) return;
-    kernels.pack(plane(features, slab.image, slab, image.window), to);
+    kernels.pack(plane(features, image.index, slab, image.window), to);
   }
 
   /// Pools part `part` of `parts` of an image's RoIs from the packed slab of its window.
@@ -150,7 +150,7 @@ void forward_shared_slabs(const SlabLoop& loop, int64_t parts, const Plan<Entry>
 
 template <typename T, typename Entry>
 void forward(const Tensor& features, const Plan<Entry>& plan, const ForwardResult& result) {
-  const SlabLoop loop(features.size(0), features.size(1));
+  const SlabLoop loop(plan.images.size(), features.size(1));
   const Kernels<T> kernels = kernels_for<T>(loop.narrow);
   const int64_t result_bytes = result.output.numel() * sizeof(T), parts = loop.parts();
   const Forward<T> compute{kernels,
@@ -229,7 +229,6 @@ struct Backward {
 template <typename T, typename Entry>
 void backward(const Tensor& grad_output, const Tensor& argmax, Plan<Entry>& plan,
               const Tensor& grad_features) {
-  if (grad_features.numel() == 0) return;  // an empty tensor has no memory
   const Window map{0, 0, grad_features.size(2), grad_features.size(3)};
   const Window bins{0, 0, grad_output.size(2), grad_output.size(3)};
   if (!grad_features.is_contiguous()) {

@@ -5,7 +5,7 @@
 #include <algorithm>
 #include <vector>
 
-#include "cpu/kernels.h"
+#include "cpu/threads.h"
 #include "tensor.h"
 
 namespace mrcnn_plugin::cpu {
@@ -145,6 +145,7 @@ struct Window {
 
 /// The RoIs of one image in their order, and a window that contains all pixels that they read.
 struct ImagePlan {
+  int64_t index = 0;  // of the image, if it has RoIs
   std::vector<int64_t> rois;
   Window window;
 };
@@ -152,7 +153,7 @@ struct ImagePlan {
 template <typename Entry>
 struct Plan {
   std::vector<RoiPlan<Entry>> rois;
-  std::vector<ImagePlan> images;
+  std::vector<ImagePlan> images;  // forward: those with RoIs; backward: all
 
   int64_t largest_window() const {
     int64_t area = 0;
@@ -207,17 +208,39 @@ void check_images(const Tensor& rois, int64_t batch) {
   }
 }
 
+/// The images of a call with their RoIs. The forward skips images without RoIs; the backward fills
+/// their gradient, so there every image is at its own index.
+template <typename coord_t>
+std::vector<ImagePlan> group_by_image(const Rois& rois, int64_t batch, Direction direction) {
+  const auto* boxes = static_cast<const coord_t*>(rois.boxes.const_data_ptr());
+  const auto image = [&](int64_t r) { return image_of(boxes[5 * r], batch); };
+  std::vector<int64_t> order;
+  for (int64_t r = 0; r < rois.boxes.size(0); ++r) {
+    if (rois.has(r)) order.push_back(r);
+  }
+  std::stable_sort(order.begin(), order.end(),
+                   [&](int64_t a, int64_t b) { return image(a) < image(b); });
+  const bool all = direction == Direction::kBackward;
+  std::vector<ImagePlan> images(all ? batch : 0);
+  for (const int64_t r : order) {
+    const bool is_new = images.empty() || images.back().index != image(r);
+    if (!all && is_new) images.emplace_back();
+    ImagePlan& plan = all ? images[image(r)] : images.back();
+    plan.index = image(r);
+    plan.rois.push_back(r);
+  }
+  return images;
+}
+
 template <typename Entry, typename coord_t>
 Plan<Entry> plan_rois(const Rois& rois, int64_t batch, int64_t height, int64_t width,
                       const RoiAlignOptions& options, Direction direction) {
   const auto* boxes = static_cast<const coord_t*>(rois.boxes.const_data_ptr());
   const int64_t count = rois.boxes.size(0);
-  Plan<Entry> plan{std::vector<RoiPlan<Entry>>(count), std::vector<ImagePlan>(batch)};
-  for (int64_t r = 0; r < count; ++r) {
-    if (rois.has(r)) plan.images[image_of(boxes[5 * r], batch)].rois.push_back(r);
-  }
+  Plan<Entry> plan{std::vector<RoiPlan<Entry>>(count),
+                   group_by_image<coord_t>(rois, batch, direction)};
   constexpr int64_t kGrain = 1024;  // RoIs: about a millisecond
-  torch::stable::parallel_for(0, count, kGrain, [&](int64_t begin, int64_t end) {
+  parallel_for(count, kGrain, [&](int64_t begin, int64_t end) {
     for (int64_t r = begin; r < end; ++r) {
       if (!rois.has(r)) continue;
       const coord_t* box = boxes + 5 * r + 1;
@@ -236,9 +259,16 @@ Plan<Entry> plan_rois(const Rois& rois, int64_t batch, int64_t height, int64_t w
 template <typename Entry>
 Plan<Entry> make_plan(const Rois& rois, int64_t batch, int64_t height, int64_t width,
                       const RoiAlignOptions& options, Direction direction) {
-  return rois.boxes.scalar_type() == ScalarType::Double
-             ? plan_rois<Entry, double>(rois, batch, height, width, options, direction)
-             : plan_rois<Entry, float>(rois, batch, height, width, options, direction);
+  try {
+    return rois.boxes.scalar_type() == ScalarType::Double
+               ? plan_rois<Entry, double>(rois, batch, height, width, options, direction)
+               : plan_rois<Entry, float>(rois, batch, height, width, options, direction);
+  } catch (const std::bad_alloc&) {
+    STD_TORCH_CHECK(false, "roi_align: could not allocate the lists of the pixels that ",
+                    rois.boxes.size(0), " RoIs of ", options.pooled_height, " x ",
+                    options.pooled_width, " bins read. Pass fewer RoIs per call, or a smaller ",
+                    "output_size");
+  }
 }
 
 }  // namespace mrcnn_plugin::cpu

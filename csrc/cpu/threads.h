@@ -5,7 +5,9 @@
 
 #include <algorithm>
 #include <atomic>
+#include <exception>
 #include <memory>
+#include <mutex>
 #include <new>
 
 #include "cpu/kernels.h"
@@ -16,11 +18,19 @@ namespace mrcnn_plugin::cpu {
 template <typename E>
 class Buffer {
  public:
-  explicit Buffer(int64_t count)
-      : data_(static_cast<E*>(::operator new(count * sizeof(E), kAlignment))) {}
+  explicit Buffer(int64_t count) : data_(allocate(count * sizeof(E))) {}
   E* data() const { return data_.get(); }
 
  private:
+  static E* allocate(size_t bytes) {
+    void* data = ::operator new(bytes, kAlignment, std::nothrow);
+    STD_TORCH_CHECK(data != nullptr, "roi_align: could not allocate ", bytes,
+                    " bytes of scratch memory; every thread needs up to ", kWideLanes,
+                    " channels of the map. Lower the number of threads (torch.set_num_threads) or ",
+                    "the size of the map");
+    return static_cast<E*>(data);
+  }
+
   static constexpr std::align_val_t kAlignment{64};
   struct Delete {
     void operator()(E* data) const { ::operator delete(data, kAlignment); }
@@ -28,7 +38,23 @@ class Buffer {
   std::unique_ptr<E, Delete> data_;
 };
 
-/// Channels [channel, channel + lanes) of an image.
+/// torch's parallel_for, except that it throws what `work` throws. torch's own drops the message.
+template <typename Work>
+void parallel_for(int64_t count, int64_t grain, const Work& work) {
+  std::exception_ptr error;
+  std::mutex mutex;
+  torch::stable::parallel_for(0, count, grain, [&](int64_t begin, int64_t end) {
+    try {
+      work(begin, end);
+    } catch (...) {
+      const std::lock_guard<std::mutex> lock(mutex);
+      if (!error) error = std::current_exception();
+    }
+  });
+  if (error) std::rethrow_exception(error);
+}
+
+/// Channels [channel, channel + lanes) of an image. `image` is its position in the plan.
 struct Slab {
   int64_t index, image, channel, lanes;
 };
@@ -63,7 +89,7 @@ struct SlabLoop {
     // Threads take tasks from a shared counter, so a thread whose core is busy with another process
     // does not delay the others.
     std::atomic<int64_t> next{0};
-    torch::stable::parallel_for(0, std::min(threads, tasks / grain + 1), 1, [&](int64_t, int64_t) {
+    parallel_for(std::min(threads, tasks / grain + 1), 1, [&](int64_t, int64_t) {
       auto space = make_space();
       for (int64_t i = next++; i < tasks; i = next++) {
         const int64_t index = i / parts, channel = index % slabs_per_image * lanes;

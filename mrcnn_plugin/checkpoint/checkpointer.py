@@ -8,6 +8,7 @@ from detectron2.utils import comm
 
 from ..errors import ConfigError, RunError
 from .files import find_checkpoint, save_whole, tag_checkpoint
+from .weight_files import load_torch_file, load_weight_file
 from .weights import diagnose
 
 # Not counted are values that the config sets, and those that older files lack and norm layers set.
@@ -68,6 +69,19 @@ class ReportingCheckpointer(DetectionCheckpointer):
 
     def _has_local_folder(self) -> bool:
         return bool(self.save_dir) and "://" not in self.save_dir
+
+    def _load_file(self, filename: str) -> dict:
+        """Read a checkpoint or weight file without executing anything in it.
+
+        Raises:
+            RunError: the file is damaged, or holds anything but arrays and plain values.
+        """
+        if filename.endswith((".pkl", ".pyth")):
+            return load_weight_file(filename)
+        return super()._load_file(filename)
+
+    def _torch_load(self, f: str):
+        return load_torch_file(f)
 
     def _load_model(self, checkpoint):
         """Load as the base class does, then log `Loaded 272 of the model's 280 tensors (...)`.

@@ -34,7 +34,8 @@ class TorchvisionWeights(PathHandler):
         """
         weights, downloaded, converted = self._locate(path)
         if force or not converted.exists():
-            self._download(weights, downloaded)
+            if not downloaded.is_file():
+                self._download(weights, downloaded)
             partial = converted.with_suffix(f".{os.getpid()}")
             content = {"model": read_weights(str(downloaded)), "__author__": "torchvision"}
             torch.save(content, partial)
@@ -59,7 +60,7 @@ class TorchvisionWeights(PathHandler):
     @staticmethod
     def _download(weights: torchvision.models.WeightsEnum, file: Path) -> None:
         try:
-            weights.get_state_dict(progress=True, check_hash=True)
+            weights.get_state_dict(progress=True, check_hash=True, weights_only=True)
         except OSError as error:
             raise OSError(
                 f"{error}; without a network, download {weights.url} elsewhere and place it at "

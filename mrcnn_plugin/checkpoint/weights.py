@@ -5,7 +5,6 @@ to_mrcnn / to_detectron2                   convert the RPN's scores, the only te
 check_fit(weights, model)                  reports what matched, or explains why it does not
 """
 
-import pickle
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from detectron2.checkpoint.c2_model_loading import convert_c2_detectron_names
 from torch import Tensor, nn
 
 from ..errors import ConfigError
+from .weight_files import load_weight_file
 
 _SCORES = "proposal_generator.rpn_head.objectness_logits"
 # Where a C4 model has the parts of a bare net. res5 is in the heads.
@@ -40,14 +40,14 @@ def read_weights(path: str) -> dict[str, Tensor]:
     torchvision's `resnet50` and `resnet101`, Detectron's Caffe2 pickles and MSRA's ImageNet nets.
 
     Args:
-        path: a `.pkl` file or a file of `torch.save`. Unpickling can execute code, so only read
-            `.pkl` files from sources that you trust.
+        path: a file that `load_weight_file` reads. Nothing in it is executed.
 
     Raises:
         ConfigError: the file has no weights of a known kind.
+        RunError: the file is damaged, or holds anything but arrays and plain values.
+        OSError: the file cannot be read.
     """
-    content = _load(path)
-    weights = content.get("model", content.get("blobs", content))
+    weights = load_weight_file(path)["model"]
     weights = {
         name: torch.as_tensor(np.asarray(value) if not isinstance(value, Tensor) else value)
         for name, value in weights.items()
@@ -64,13 +64,6 @@ def read_weights(path: str) -> dict[str, Tensor]:
         f"{path} has no weights of a known kind. Its first names are {list(weights)[:3]}; "
         "expected detectron2, torchvision resnet, Detectron (Caffe2) or MSRA ImageNet names."
     )
-
-
-def _load(path: str) -> Mapping:
-    if path.endswith(".pkl"):
-        with open(path, "rb") as file:
-            return pickle.load(file, encoding="latin1")
-    return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def _from_torchvision(name: str) -> str:

@@ -25,7 +25,13 @@ from detectron2.data import detection_utils as utils
 from detectron2.data.datasets import load_coco_json
 from detectron2.utils.visualizer import Visualizer
 
-from ..data.check import check_content, check_num_classes, check_overlap, check_unseen_classes
+from ..data.check import (
+    check_content,
+    check_num_classes,
+    check_overlap,
+    check_trainable,
+    check_unseen_classes,
+)
 from ..data.coco_file import DataError, read_coco_json, sorted_class_names, write_json
 from ..data.convert import CONVERTERS
 from ..data.convert.labelme import read_labelme
@@ -46,6 +52,7 @@ def read_checked(spec, *, drop_bad, full=False, class_names=None):
 def check(args):
     """Print every problem; 1 if one of them would stop training."""
     content, findings = read_checked(args.data, drop_bad=args.drop_bad, full=args.full)
+    check_trainable(content, findings)
     if args.num_classes is not None:
         check_num_classes(content, findings, args.num_classes)
     everything = [findings]
@@ -61,9 +68,13 @@ def check(args):
     counts = count_severities(problems)
     if problems:
         print(format_problems(problems, limit=args.limit or None))
+    crowds = sum(bool(annotation["iscrowd"]) for annotation in content["annotations"])
     print(
-        f"{args.data.json_file}: {len(content['images'])} images, {len(content['annotations'])} "
-        "annotations to train on; " + ", ".join(f"{counts[s]} {s.value}" for s in Severity)
+        f"{args.data.json_file}: {len(content['images'])} images, "
+        f"{len(content['annotations']) - crowds} annotations to train on"
+        + (f" and {crowds} crowd regions" if crowds else "")
+        + "; "
+        + ", ".join(f"{counts[s]} {s.value}" for s in Severity)
     )
     if args.write:
         write_json(content, args.write)

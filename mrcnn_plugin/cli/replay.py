@@ -3,8 +3,8 @@
 example:
   mrcnn replay OUTPUT_DIR/nonfinite/iteration_0000123_rank0.pth --device cpu
 
-The exit status is 1 if the step is not finite again and 0 if it is finite now. The file is a
-pickle, which can run code: only open files of your own runs.
+The exit status is 1 if the step is not finite again and 0 if it is finite now. Reading a file
+executes nothing in it.
 """
 
 import argparse

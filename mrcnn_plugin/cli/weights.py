@@ -72,12 +72,6 @@ def read_input(path: str) -> Mapping[str, Tensor]:
         return read_weights(path)
     except OSError as error:
         raise RunError(f"{path} cannot be read: {error.strerror}") from error
-    except RunError:
-        raise
-    except Exception as error:  # whatever the first bytes of a damaged file happen to mean
-        raise RunError(  # torch's own message advises weights_only=False
-            f"{path} is not a weight file. Expected a .pkl file or a file of torch.save"
-        ) from error
 
 
 def main(argv: Sequence[str] | None = None) -> None:

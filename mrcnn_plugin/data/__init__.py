@@ -9,6 +9,7 @@ from .builtin import register_builtin_datasets
 from .check import check_content
 from .coco_file import DataError, make_evaluable, read_coco_json
 from .findings import Findings
+from .masks import check_masks
 from .prepare import prepare_datasets, register_datasets
 from .shapes import SHAPE_CLASSES, make_shapes
 from .statistics import coco_statistics, read_statistics
@@ -18,6 +19,7 @@ __all__ = [
     "DataError",
     "Findings",
     "check_content",
+    "check_masks",
     "coco_statistics",
     "make_evaluable",
     "make_shapes",

@@ -4,15 +4,17 @@ Every function receives the content of a json and the `Findings` that it adds to
 have only one possible repair are changed in the content. Masks are checked in masks.py.
 """
 
-import math
 from collections import Counter
 from typing import Any
 
+from .box_form import check_box_form, is_box
 from .coco_file import has_bad_ids
 from .findings import Findings
-from .masks import annotation_area, check_masks, image_sizes, mask_box
+from .images import has_usable_size
+from .masks import EDGE, annotation_area, check_masks, image_sizes, mask_box
+from .records import is_number, shown
 
-_EDGE = 1.0  # pixels that a box may extend over the edge by rounding, as many boxes of COCO do
+_MANY_CROWDS = 0.1  # of all annotations; COCO has 0.012
 
 
 def check_annotations(content: dict, findings: Findings, *, masks: bool) -> None:
@@ -25,14 +27,16 @@ def check_annotations(content: dict, findings: Findings, *, masks: bool) -> None
     """
     check_header(content, findings)
     check_references(content, findings)
-    measured = {i["id"] for i in content["images"] if i.get("width") and i.get("height")}
+    measured = {image["id"] for image in content["images"] if has_usable_size(image)}
     findings.bad_annotations.update(
         k for k, a in enumerate(content["annotations"]) if a["image_id"] not in measured
     )
     if masks:
         check_masks(content, findings)
+    check_box_form(content, findings, masks=masks)
     check_boxes(content, findings, masks=masks)
     fill_in(content, findings, masks=masks)
+    check_crowds(content, findings)
 
 
 def check_header(content: dict, findings: Findings) -> None:
@@ -44,7 +48,7 @@ def check_header(content: dict, findings: Findings) -> None:
 
 
 def check_references(content: dict, findings: Findings) -> None:
-    """Report annotations of unknown images or categories, and those marked `ignore`."""
+    """Report annotations of unknown images or categories, `ignore`, and `iscrowd` but 0 or 1."""
     images = {image["id"] for image in content["images"]}
     categories = {category["id"] for category in content["categories"]}
     names = f"the file's ids are {sorted(categories, key=str)}"
@@ -58,6 +62,13 @@ def check_references(content: dict, findings: Findings) -> None:
         elif annotation.get("ignore"):
             fault = "is marked 'ignore', which detectron2 does not support"
             findings.bad_annotation(index, annotation, "ignore", fault, "use iscrowd instead")
+        elif not _is_flag(annotation.get("iscrowd", 0)):
+            fault = f"iscrowd is {shown(annotation['iscrowd'])}, expected 0 or 1"
+            findings.bad_annotation(index, annotation, "iscrowd-form", fault)
+
+
+def _is_flag(value: Any) -> bool:
+    return isinstance(value, (int, float)) and value in (0, 1)
 
 
 def check_boxes(content: dict, findings: Findings, *, masks: bool) -> None:
@@ -74,24 +85,15 @@ def check_boxes(content: dict, findings: Findings, *, masks: bool) -> None:
         if index in findings.bad_annotations:
             continue
         box = annotation.get("bbox")
-        if not _is_box(box) or box[2] <= 0 or box[3] <= 0:
+        if not is_box(box) or box[2] <= 0 or box[3] <= 0:
             box = _box_from_mask(index, annotation, findings, masks)
         if box is not None:
             _check_inside(index, annotation, findings, box, *sizes[annotation["image_id"]])
 
 
-def _is_box(box: Any) -> bool:
-    if not isinstance(box, (list, tuple)) or len(box) != 4:
-        return False
-    try:
-        return math.isfinite(sum(box))
-    except TypeError:  # None, a string
-        return False
-
-
 def _box_from_mask(index, annotation, findings, masks) -> list[float] | None:
     """The box around the mask, to replace one without area. Without a mask, None (and reported)."""
-    fault = f"box {annotation.get('bbox')} (x, y, width, height) has no area"
+    fault = f"box {shown(annotation.get('bbox'))} (x, y, width, height) has no area"
     box = mask_box(annotation["segmentation"]) if masks else None
     if box is None or box[2] <= 0 or box[3] <= 0:
         findings.bad_annotation(index, annotation, "empty-box", fault)
@@ -104,13 +106,13 @@ def _box_from_mask(index, annotation, findings, masks) -> list[float] | None:
 
 def _check_inside(index, annotation, findings, box, height, width) -> None:
     x, y, w, h = box
-    if x >= 0 and y >= 0 and x + w <= width + _EDGE and y + h <= height + _EDGE:
+    if x >= 0 and y >= 0 and x + w <= width + EDGE and y + h <= height + EDGE:
         return
     if x >= width or y >= height or x + w <= 0 or y + h <= 0:
         fault = f"box {box} (x, y, width, height) is outside the {width} x {height} image"
         findings.bad_annotation(index, annotation, "box-outside", fault)
         return
-    if x < -_EDGE or y < -_EDGE or x + w > width + _EDGE or y + h > height + _EDGE:
+    if x < -EDGE or y < -EDGE or x + w > width + EDGE or y + h > height + EDGE:
         x1, y1, x2, y2 = max(x, 0), max(y, 0), min(x + w, width), min(y + h, height)
         clipped = [x1, y1, x2 - x1, y2 - y1]
         fault = f"box {box} (x, y, width, height) exceeds the {width} x {height} image"
@@ -120,13 +122,12 @@ def _check_inside(index, annotation, findings, box, height, width) -> None:
 
 
 def fill_in(content: dict, findings: Findings, *, masks: bool) -> None:
-    """Add missing `iscrowd` and `area`, which COCOeval reads; `masks` as in `check_boxes`."""
-    good = (
-        annotation
-        for index, annotation in enumerate(content["annotations"])
-        if index not in findings.bad_annotations
-    )
-    missing = [a for a in good if "iscrowd" not in a or not isinstance(a.get("area"), (int, float))]
+    """Add `iscrowd` and `area`, which COCOeval reads, where they are missing or `area` is unusable.
+
+    Args: as of `check_boxes`.
+    """
+    good = [a for k, a in enumerate(content["annotations"]) if k not in findings.bad_annotations]
+    missing = [a for a in good if "iscrowd" not in a or not _is_area(a.get("area"))]
     without = Counter(k for a in missing for k in ("iscrowd", "area") if k not in a)
     if without:
         text = ", ".join(f"{count} without '{key}'" for key, count in without.items())
@@ -135,10 +136,29 @@ def fill_in(content: dict, findings: Findings, *, masks: bool) -> None:
     sizes = image_sizes(content)
     for annotation in missing:
         annotation.setdefault("iscrowd", 0)
+        if not _is_area(annotation.get("area", 0)):
+            fault = f"area is {shown(annotation['area'])}, expected a number of 0 or more"
+            action = "the area of the mask or box is used"
+            ids = annotation["image_id"], annotation["id"]
+            findings.repaired("area-form", fault, action, *ids)
         if masks:
             annotation["area"] = annotation_area(annotation, *sizes[annotation["image_id"]])
         else:
             annotation["area"] = float(annotation["bbox"][2] * annotation["bbox"][3])
+
+
+def _is_area(value: Any) -> bool:
+    return is_number(value) and value >= 0
+
+
+def check_crowds(content: dict, findings: Findings) -> None:
+    """Report a dataset with so many crowd regions that `iscrowd` was probably set by mistake."""
+    good = [a for k, a in enumerate(content["annotations"]) if k not in findings.bad_annotations]
+    crowds = sum(bool(annotation["iscrowd"]) for annotation in good)
+    if crowds > _MANY_CROWDS * len(good):
+        fault = f"{crowds} of {len(good)} annotations are crowd regions"
+        hint = "these are not trained on; set iscrowd 0 for masks that are single objects"
+        findings.warning("many-crowds", fault, action=hint)
 
 
 def check_annotation_ids(content: dict, findings: Findings) -> None:

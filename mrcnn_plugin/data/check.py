@@ -10,7 +10,8 @@ from typing import Any
 from .annotations import check_annotation_ids, check_annotations
 from .coco_file import make_evaluable, sorted_class_names
 from .findings import Findings
-from .images import check_images, same_files
+from .images import check_images
+from .same_files import same_files
 from .text import abbreviate
 
 
@@ -121,6 +122,18 @@ def check_num_classes(
             findings.error("num-classes", fault, action=hint)
         else:
             findings.warning("num-classes", fault, action="some classes have no data")
+
+
+def check_trainable(content: dict, findings: Findings) -> None:
+    """Report a dataset of which nothing would be trained on."""
+    annotations = content["annotations"]
+    if all(annotation.get("iscrowd") for annotation in annotations):
+        fault = (
+            f"there is nothing to train on: {len(content['images'])} usable images have "
+            f"{len(annotations)} usable annotations"
+        )
+        what = ", all of them crowd regions (iscrowd 1)" if annotations else ""
+        findings.error("nothing-to-train-on", fault + what, action="annotate some objects")
 
 
 def check_overlap(

@@ -11,13 +11,10 @@ from typing import Any
 from detectron2.utils.file_io import PathManager
 
 from ..errors import RunError
+from .records import REQUIRED, structure_faults
 from .text import abbreviate
 
-_REQUIRED = {
-    "images": ("id", "file_name"),
-    "annotations": ("id", "image_id", "category_id"),
-    "categories": ("id", "name"),
-}
+_JSON_TYPES = {list: "a list", str: "text", bool: "true or false", type(None): "null"}
 
 
 class DataError(RunError):
@@ -46,39 +43,45 @@ def read_coco_json(json_file: str) -> dict[str, Any]:
     A json without annotations, such as COCO's test-dev, gets an empty list of them.
 
     Raises:
-        DataError: the file is missing, is not json, or lacks what every COCO json has.
+        DataError: the file is missing, is not json, or lacks what every COCO json has. The message
+            names the first entries that have a wrong type.
     """
     if not PathManager.isfile(json_file):
-        raise DataError(f"{json_file} does not exist (working directory: {os.getcwd()})")
+        is_special = PathManager.exists(json_file)
+        fault = "is not a regular file" if is_special else "does not exist"
+        raise DataError(f"{json_file} {fault} (working directory: {os.getcwd()})")
     try:
         with _without_gc(), PathManager.open(json_file) as file:
             content = json.load(file)
     except ValueError as error:  # JSONDecodeError, UnicodeDecodeError
         raise DataError(f"{json_file} is not json: {error}") from error
+    except RecursionError as error:
+        raise DataError(f"{json_file} is not COCO json: its lists are nested too deeply") from error
     _check_structure(content, json_file)
     return content
 
 
 def _check_structure(content: Any, json_file: str) -> None:
-    """Raise unless every record has the keys without which it means nothing."""
+    """Raise unless every record has the keys and types without which it means nothing."""
     if isinstance(content, dict) and "images" in content:
         content.setdefault("annotations", [])
     lists = content if isinstance(content, dict) else {}
-    missing = [key for key in _REQUIRED if not isinstance(lists.get(key), list)]
+    missing = [key for key in REQUIRED if not isinstance(lists.get(key), list)]
     if missing:
-        found = f"the keys {sorted(content)[:8]}" if isinstance(content, dict) else "a list"
+        is_object = isinstance(content, dict)
+        found = f"the keys {sorted(content)[:8]}" if is_object else _json_type(content)
         raise DataError(
-            f"{json_file} is not COCO json: it lacks the list(s) {', '.join(missing)} and has "
-            f"{found}. `mrcnn dataset convert` reads labelme, VIA and mask PNGs"
+            f"{json_file} is not COCO json: it lacks the list(s) {', '.join(missing)} and "
+            f"{'has' if is_object else 'is'} {found}. `mrcnn dataset convert` reads labelme, VIA "
+            "and mask PNGs"
         )
-    faults = []
-    for section, keys in _REQUIRED.items():
-        for index, record in enumerate(content[section]):
-            absent = [k for k in keys if not isinstance(record, dict) or k not in record]
-            if absent:
-                faults.append(f"{section}[{index}] lacks {', '.join(absent)}")
+    faults = list(structure_faults(content))
     if faults:
         raise DataError(f"{json_file}: {abbreviate(faults, 5, '; ')}")
+
+
+def _json_type(value: Any) -> str:
+    return _JSON_TYPES.get(type(value), "a number")
 
 
 def write_json(content: dict, path: str | Path) -> None:

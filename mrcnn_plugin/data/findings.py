@@ -6,11 +6,18 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, NamedTuple
 
+# Faults that make detectron2 raise, crash, use memory without bound or train on random masks.
 _STOPS_DETECTRON2 = (
     "unknown-category",
     "ignore",
     "no-image-size",
-)  # faults that make its loader raise
+    "far-polygon",
+    "rle-form",
+    "rle-size",
+    "rle-counts",
+    "area-form",
+    "iscrowd-form",
+)
 # Repairs that nobody has to act on: the evaluator makes the first two for every dataset.
 _MINOR = ("no-info", "no-licenses", "no-area")
 
@@ -75,9 +82,12 @@ class Findings:
         action = "" if self.as_is else action
         self._add(severity, kind, fault, self.json_file, image_id, annotation_id, action)
 
-    def warning(self, kind: str, fault: str, *, file=None, image_id=None, action=""):
+    def warning(
+        self, kind: str, fault: str, *, file=None, image_id=None, annotation_id=None, action=""
+    ):
+        """A fault that the data are used with."""
         file = file or self.json_file
-        self._add(Severity.WARNING, kind, fault, file, image_id, None, action)
+        self._add(Severity.WARNING, kind, fault, file, image_id, annotation_id, action)
 
     def error(self, kind: str, fault: str, *, action=""):
         """An error of the json that no option can turn into something else."""

@@ -1,26 +1,20 @@
-"""Checks image files: existence, readability, size, EXIF rotation, equal files."""
+"""Checks the image files of a dataset: place, existence, readability, size, EXIF rotation."""
 
-import hashlib
 import os
 from collections import Counter, defaultdict
-from pathlib import Path
-from typing import NamedTuple
-
-from PIL import ExifTags, Image
 
 from .findings import Findings
+from .image_file import (
+    Header,
+    ImageFault,
+    displayed_size,
+    max_pixels,
+    read_header,
+    require_regular,
+)
+from .records import shown
 
 SAMPLE = 1000  # image headers that are read per dataset, unless one of them is wrong
-
-_SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
-
-
-class Header(NamedTuple):
-    """Size in pixels as stored, and the EXIF orientation (1 for none)."""
-
-    width: int
-    height: int
-    orientation: int
 
 
 def check_images(content: dict, image_root: str, findings: Findings, *, full: bool = False) -> None:
@@ -32,12 +26,14 @@ def check_images(content: dict, image_root: str, findings: Findings, *, full: bo
         findings: receives the problems; unusable images by id.
         full: decode every file, which takes milliseconds per image. Otherwise only the existence of
             every file is checked and the headers of `SAMPLE` files are read, or of all files if one
-            of these is wrong.
+            of these is wrong. A JPEG or PNG whose end is missing is noticed there as well.
     """
     check_records(content, findings)
+    check_places(content, image_root, findings)
     images = [i for i in content["images"] if i["id"] not in findings.bad_images]
     there = _check_existence(images, image_root, findings)
     _fill_in_sizes(there, image_root, findings)
+    _check_lengths(there, image_root, findings)
     there = [i for i in there if i["id"] not in findings.bad_images]
     step = 1 if full else max(1, len(there) // SAMPLE)
     found_before = len(findings.problems)
@@ -71,27 +67,61 @@ def check_records(content: dict, findings: Findings) -> None:
             findings.warning("file-twice", fault, image_id=second, action=hint)
 
 
+def check_places(content: dict, image_root: str, findings: Findings) -> None:
+    """Report file names that lead out of `image_root` by `..` or as an absolute path.
+
+    A json of somebody else could otherwise name any file of this machine. Symbolic links are
+    followed, because only who may write to the directory can put them there. The root "/" contains
+    every absolute path, and "" is no directory to stay in.
+    """
+    if not image_root:
+        return
+    root = os.path.abspath(image_root)
+    prefix = root if root == os.sep else root + os.sep
+    for image in content["images"]:
+        name = image["file_name"]
+        if ".." not in name and not os.path.isabs(name):
+            continue
+        path = os.path.join(image_root, name)
+        if not os.path.abspath(path).startswith(prefix):
+            fault = f"is outside the image directory {image_root}"
+            hint = "move it there, or write absolute file names and pass / as the image directory"
+            findings.bad_image(image["id"], path, "outside-directory", fault, hint)
+
+
 def _check_existence(images: list[dict], root: str, findings: Findings) -> list[dict]:
-    """The images whose file exists. Listing directories is faster than a test per file."""
-    listed: dict[str, set[str]] = {}
+    """The images whose file is a regular one. Listing directories is faster than many `stat`s."""
+    regular: dict[str, set[str]] = {}
     there = []
     for image in images:
         path = os.path.join(root, image["file_name"])
         folder, name = os.path.split(path)
-        if folder not in listed:
-            listed[folder] = set(os.listdir(folder)) if os.path.isdir(folder) else set()
-        if name in listed[folder] or os.path.isfile(path):
-            there.append(image)
-        else:
-            findings.bad_image(image["id"], path, "missing-image", "the file does not exist")
+        if folder not in regular:
+            regular[folder] = _regular_files(folder)
+        if name not in regular[folder]:
+            try:
+                require_regular(path)
+            except ImageFault as error:
+                _report(image, path, error, findings)
+                continue
+        there.append(image)
     return there
 
 
+def _regular_files(folder: str) -> set[str]:
+    try:
+        with os.scandir(folder) as entries:
+            return {entry.name for entry in entries if entry.is_file(follow_symlinks=False)}
+    except OSError:  # its files are tested one by one
+        return set()
+
+
+def _report(image: dict, path: str, error: ImageFault, findings: Findings) -> None:
+    findings.bad_image(image["id"], path, error.kind, error.fault, error.hint)
+
+
 def _fill_in_sizes(images: list[dict], root: str, findings: Findings) -> None:
-    lacking = [
-        i for i in images if not (_is_length(i.get("width")) and _is_length(i.get("height")))
-    ]
-    for image in lacking:
+    for image in (image for image in images if not _has_size(image)):
         header = _read(image, root, findings, decode=False)
         if header is None:
             continue
@@ -101,8 +131,27 @@ def _fill_in_sizes(images: list[dict], root: str, findings: Findings) -> None:
         image["width"], image["height"] = size
 
 
-def _is_length(value) -> bool:
-    return isinstance(value, int) and value > 0
+def _has_size(image: dict) -> bool:
+    sides = image.get("width"), image.get("height")
+    return all(type(side) is int and side > 0 for side in sides)
+
+
+def has_usable_size(image: dict) -> bool:
+    """Whether a record has a width and height that masks may be made of, in bounded memory."""
+    return _has_size(image) and image["width"] * image["height"] <= max_pixels()
+
+
+def _check_lengths(images: list[dict], root: str, findings: Findings) -> None:
+    """Report sizes of the json that no image can have, before masks of that size are made."""
+    for image in images:
+        if image["id"] not in findings.bad_images and not has_usable_size(image):
+            size = f"{shown(image['width'])} x {shown(image['height'])}"
+            fault = f"the json has the size {size}, more than the {max_pixels()} pixels that"
+            path = os.path.join(root, image["file_name"])
+            hint = "correct the size, or resize the image or cut it into tiles"
+            findings.bad_image(
+                image["id"], path, "image-too-large", f"{fault} an image may have", hint
+            )
 
 
 def _check_file(image: dict, root: str, findings: Findings, *, decode: bool) -> None:
@@ -133,66 +182,6 @@ def _read(image: dict, root: str, findings: Findings, *, decode: bool) -> Header
     path = os.path.join(root, image["file_name"])
     try:
         return read_header(path, decode=decode)
-    except Exception as error:  # Pillow's plugins raise many kinds for damaged files
-        fault = f"cannot be read as an image ({type(error).__name__}: {error})"
-        findings.bad_image(image["id"], path, "unreadable-image", fault)
+    except ImageFault as error:
+        _report(image, path, error, findings)
         return None
-
-
-def read_header(path: str | Path, *, decode: bool = False) -> Header:
-    """Size and EXIF orientation of an image file; `decode` reads all of it, as training does."""
-    with Image.open(path) as image:
-        width, height = image.size
-        # A PNG may keep EXIF behind its pixels, and Pillow would decode them to get there.
-        cheap = image.format != "PNG" or "exif" in image.info
-        exif = image.getexif() if cheap or decode else {}
-        orientation = exif.get(ExifTags.Base.Orientation, 1)
-        if decode:
-            image.draft(image.mode, (max(1, width // 8), max(1, height // 8)))  # JPEG: faster
-            image.load()
-    return Header(width, height, orientation if orientation in range(1, 9) else 1)
-
-
-def displayed_size(header: Header) -> tuple[int, int]:
-    """(width, height) after the EXIF rotation, as detectron2 reads the file."""
-    size = header.width, header.height
-    return size[::-1] if header.orientation in _SIDEWAYS else size
-
-
-def same_files(left: list[str], right: list[str]) -> dict[str, str]:
-    """Map files of `left` to the file of `right` that has the same bytes, where there is one.
-
-    Files are compared by size, then by 4 KB from their middle, then by a hash of everything.
-    """
-    pairs = [(left, right)]
-    for key in (_size, _middle, _digest):
-        pairs = [group for pair in pairs for group in _grouped(*pair, key)]
-    return {path: right_ones[0] for left_ones, right_ones in pairs for path in left_ones}
-
-
-def _grouped(left: list[str], right: list[str], key) -> list[tuple[list[str], list[str]]]:
-    """Split both lists by key; only groups that have files of both lists are returned."""
-    groups: dict = defaultdict(lambda: ([], []))
-    for side, paths in enumerate((left, right)):
-        for path in paths:
-            groups[key(path)][side].append(path)
-    groups.pop(None, None)
-    return [group for group in groups.values() if group[0] and group[1]]
-
-
-def _size(path: str) -> int | None:
-    try:
-        return os.stat(path).st_size
-    except OSError:  # missing, which is reported elsewhere
-        return None
-
-
-def _middle(path: str) -> bytes:
-    with open(path, "rb") as file:
-        file.seek(os.path.getsize(path) // 2)
-        return file.read(4096)
-
-
-def _digest(path: str) -> bytes:
-    with open(path, "rb") as file:
-        return hashlib.sha256(file.read()).digest()

@@ -6,12 +6,12 @@ import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import yaml
-from detectron2.config import CfgNode, get_cfg
+from detectron2.config import CfgNode, downgrade_config, get_cfg, upgrade_config
 
 from ..config import add_mrcnn_config, config_leaves
 from ..config_file import get_config_file
 from ..errors import RunError
+from .config_reading import read_config_file
 
 
 def load_config(
@@ -19,6 +19,7 @@ def load_config(
     opts: Sequence[str] = (),
     *,
     add_keys: Callable[[CfgNode], None] | None = None,
+    follow_bases: bool = True,
 ) -> CfgNode:
     """detectron2's defaults and this plugin's keys, then a config file, then overrides.
 
@@ -27,6 +28,8 @@ def load_config(
             the file.
         opts: `KEY, VALUE, ...`.
         add_keys: adds the keys of a project that builds on this one.
+        follow_bases: False raises if the file has a `_BASE_`. Pass it for a file that somebody else
+            may have written, such as the config.yaml of a run.
 
     Raises:
         RunError: as `merge_config`.
@@ -36,7 +39,7 @@ def load_config(
     if add_keys is not None:
         add_keys(cfg)
     if config_file is not None:
-        merge_config(cfg, file=find_config(config_file))
+        merge_config(cfg, file=find_config(config_file), follow_bases=follow_bases)
     merge_config(cfg, opts=opts)
     return cfg
 
@@ -56,10 +59,22 @@ def find_config(name: str) -> str:
     return get_config_file(name)
 
 
-def merge_config(cfg: CfgNode, *, file: str | None = None, opts: Sequence[str] = ()) -> None:
+def merge_config(
+    cfg: CfgNode,
+    *,
+    file: str | None = None,
+    opts: Sequence[str] = (),
+    follow_bases: bool = True,
+) -> None:
     """Merge a config file, or `KEY, VALUE, ...` overrides, into `cfg`.
 
     An int is accepted for a float key. yaml tags that would run code are not accepted.
+
+    Args:
+        cfg: is changed in place.
+        file: a path or an address of a yaml file.
+        opts: the overrides.
+        follow_bases: False raises if the file has a `_BASE_`.
 
     Raises:
         RunError: the file cannot be read, or a key is unknown (with the nearest existing ones), or
@@ -67,16 +82,12 @@ def merge_config(cfg: CfgNode, *, file: str | None = None, opts: Sequence[str] =
     """
     check_overrides(opts)
     source = " ".join(map(str, opts)) if file is None else file
+    content = None if file is None else read_config_file(file, follow_bases=follow_bases)
     try:
-        if file is not None:
-            _merge_file(cfg, file)
+        if content is not None:
+            _merge_values(cfg, content)
         cfg.merge_from_list(_ints_as_floats(cfg, opts))
-    except RecursionError as error:
-        raise RunError(f"{source}: the files named by _BASE_ include each other") from error
-    except (
-        *(AssertionError, AttributeError, KeyError, TypeError, ValueError),
-        *(OSError, yaml.YAMLError),
-    ) as error:
+    except (AssertionError, AttributeError, KeyError, TypeError, ValueError) as error:
         text = str(error.args[0]) if isinstance(error, KeyError) else str(error)
         raise RunError(f"{source}: {text}{_nearest_keys(cfg, text)}") from error
 
@@ -101,13 +112,14 @@ def check_overrides(opts: Sequence[str]) -> None:
         raise RunError(f"The overrides must be a list of pairs KEY VALUE, got: {text}")
 
 
-def _merge_file(cfg: CfgNode, file: str) -> None:
-    content = CfgNode.load_yaml_with_base(file, allow_unsafe=False)
-    if not isinstance(content, dict):
-        raise ValueError(f"expected keys and values, found {type(content).__name__}")
+def _merge_values(cfg: CfgNode, content: dict) -> None:
     loaded = CfgNode(content)
-    if loaded.get("VERSION", cfg.VERSION) != cfg.VERSION:  # detectron2 upgrades it
-        cfg.merge_from_file(file, allow_unsafe=False)
+    if loaded.get("VERSION", cfg.VERSION) != cfg.VERSION:
+        old = downgrade_config(cfg, to_version=loaded.VERSION)
+        old.merge_from_other_cfg(loaded)
+        new = upgrade_config(old)
+        cfg.clear()
+        cfg.update(new)
         return
     floats = {key for key, value in config_leaves(cfg) if type(value) is float}
     for key, value in config_leaves(loaded):

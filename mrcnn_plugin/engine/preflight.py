@@ -4,11 +4,8 @@ import difflib
 import importlib.util
 import logging
 import os
-import pickletools
 import sys
 import tempfile
-import zipfile
-from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import urlparse
 
@@ -19,6 +16,7 @@ from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY, ROI_HEADS
 from detectron2.modeling.proposal_generator.rpn import RPN_HEAD_REGISTRY
 from detectron2.utils.file_io import PathManager
 
+from ..checkpoint.weight_files import load_weight_file
 from ..errors import RunError
 
 logger = logging.getLogger(__name__)
@@ -75,6 +73,11 @@ def check_inputs(cfg: CfgNode, *, training: bool) -> None:
     _check_components(cfg)
     for name in (*(cfg.DATASETS.TRAIN if training else ()), *cfg.DATASETS.TEST):
         _check_dataset(name)
+    if cfg.MODEL.LOAD_PROPOSALS:
+        raise RunError(
+            "MODEL.LOAD_PROPOSALS is True, but detectron2 reads proposal files with pickle, which "
+            "executes what they name. Set it to False: the RPN computes the proposals."
+        )
     if cfg.MODEL.WEIGHTS:
         _check_weights(cfg.MODEL.WEIGHTS)
     if cfg.WANDB_PROJECT and "wandb" not in sys.modules and not importlib.util.find_spec("wandb"):
@@ -173,24 +176,7 @@ def _check_weights(path: str) -> None:
         ) from error
     if not found:
         raise RunError(f"MODEL.WEIGHTS '{path}' does not exist. {expected}")
-    _check_weight_file(local, f"MODEL.WEIGHTS '{path}' is not a weight file", expected)
-
-
-def _check_weight_file(path: str, problem: str, expected: str) -> None:
-    """Check that a file can be read, without executing anything in it."""
     try:
-        if path.endswith(".pkl"):
-            with open(path, "rb") as file:
-                for _ in pickletools.genops(file):  # raises if it is no pickle or is cut off
-                    pass
-            return
-        content = _read(path)
-    except Exception as error:  # each kind of damage raises another; torch advises weights_only
-        raise RunError(f"{problem}. {expected}") from error
-    if not isinstance(content, Mapping):
-        raise RunError(f"{problem}: it holds a {type(content).__name__}. {expected}")
-
-
-def _read(path: str | Path):
-    """The content of a torch file; where the format allows it, without reading the tensors."""
-    return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        load_weight_file(local, mmap=True)
+    except (OSError, RunError) as error:
+        raise RunError(f"MODEL.WEIGHTS is '{path}', but {error}. {expected}") from error

@@ -10,8 +10,11 @@ from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
 
+from ..checkpoint.weight_files import load_torch_file
 from ..errors import RunError
+from .config_reading import parse_config
 from .distributed import unwrap
+from .plain_batch import from_plain, to_plain
 from .rng import set_rng_state
 from .train_step import NonFiniteStep, amp_dtype_of, compute_losses, split_batch
 
@@ -47,12 +50,22 @@ def nonfinite_error(step: NonFiniteStep, cfg: CfgNode, model: nn.Module) -> NonF
 
 
 def save_step(step: NonFiniteStep, cfg: CfgNode, model: nn.Module) -> Path:
-    """Write the model, the batch and the generators' states as they were before the step."""
+    """Write the model, the batch and the generators' states as they were before the step.
+
+    The file holds tensors and plain values only, so that reading it executes nothing.
+    """
     folder = Path(cfg.OUTPUT_DIR, "nonfinite")
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"iteration_{step.iteration:07d}_rank{comm.get_rank()}.pth"
     weights = {name: tensor.cpu() for name, tensor in unwrap(model).state_dict().items()}
-    torch.save({**vars(step), "model": weights, "config": cfg.dump()}, file)
+    content = {
+        "what": step.what,
+        "losses": step.losses,
+        "batch": to_plain(step.batch),
+        "rng": step.rng,
+        "iteration": step.iteration,
+    }
+    torch.save({**content, "model": weights, "config": cfg.dump()}, file)
     return file
 
 
@@ -77,7 +90,7 @@ def replay(file: str | Path, device: str | None = None) -> Replay:
     """Compute a saved step again, with the same weights, images and random numbers.
 
     Args:
-        file: one of `OUTPUT_DIR/nonfinite/`. It is a pickle, so only open files of your own runs.
+        file: one of `OUTPUT_DIR/nonfinite/`. Nothing in it is executed.
         device: the device to compute on. None uses the device of the run, or the CPU if this
             machine does not have it.
 
@@ -85,16 +98,16 @@ def replay(file: str | Path, device: str | None = None) -> Replay:
         RunError: the file cannot be read or is not a saved step.
     """
     saved = _load_step(file)
-    cfg = CfgNode.load_cfg(saved["config"])
-    if device or not torch.cuda.is_available():
-        cfg.MODEL.DEVICE = device or "cpu"
-    cfg.MODEL.WEIGHTS = ""
-    model = build_model(cfg).train()
+    cfg = CfgNode(parse_config(saved["config"], f"The config in '{file}'"))
+    model = _build(cfg, device, file)
     _load_weights(model, saved["model"], file)
     amp_dtype = amp_dtype_of(cfg, model.device)
 
     nonfinite_modules = _watch(model)
-    set_rng_state(saved["rng"])
+    try:
+        set_rng_state(saved["rng"])
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise RunError(f"'{file}' is not a saved step: its random state is damaged") from error
     losses = []
     with EventStorage(saved["iteration"]):
         for piece in split_batch(saved["batch"], cfg.SOLVER.ACCUMULATE):
@@ -109,21 +122,45 @@ def replay(file: str | Path, device: str | None = None) -> Replay:
 
 def _load_step(file: str | Path) -> dict:
     try:
-        saved = torch.load(file, map_location="cpu", weights_only=False)
-    except FileNotFoundError as error:
+        saved = load_torch_file(file, what="a saved step of this version of the package")
+    except OSError as error:
         raise RunError(
-            f"'{file}' does not exist. Pass a file of OUTPUT_DIR/nonfinite/, which a run writes "
-            "if a loss is not finite."
+            f"'{file}' does not exist or cannot be read ({error.strerror}). Pass a file of "
+            "OUTPUT_DIR/nonfinite/, which a run writes if a loss is not finite."
         ) from error
-    except Exception as error:
-        raise RunError(f"'{file}' is not a file that torch can read: {error}") from error
-    if not isinstance(saved, dict) or not {"config", "model", "batch", "rng"} <= saved.keys():
+    kinds = {"config": str, "model": dict, "batch": list, "rng": dict, "iteration": int}
+    if not isinstance(saved, dict) or not all(
+        isinstance(saved.get(key), kind) for key, kind in kinds.items()
+    ):
         raise RunError(f"'{file}' is not a saved step: expected a file of OUTPUT_DIR/nonfinite/")
+    try:
+        saved["batch"] = from_plain(saved["batch"])
+        if not saved["batch"] or not all(isinstance(image, dict) for image in saved["batch"]):
+            raise ValueError("its batch has no images")
+    except ValueError as error:
+        raise RunError(f"'{file}' is not a saved step: {error}") from error
     return saved
 
 
+def _build(cfg: CfgNode, device: str | None, file: str | Path) -> nn.Module:
+    try:
+        if device or not torch.cuda.is_available():
+            cfg.MODEL.DEVICE = device or "cpu"
+        cfg.MODEL.WEIGHTS = ""
+        return build_model(cfg).train()
+    except (AttributeError, KeyError, TypeError, ValueError, AssertionError, RuntimeError) as error:
+        raise RunError(
+            f"The model of '{file}' cannot be built from its config "
+            f"({type(error).__name__}: {error}). Use the version of this package, and the "
+            "projects, that wrote the file."
+        ) from error
+
+
 def _load_weights(model: nn.Module, weights: dict, file: str | Path) -> None:
-    missing, unexpected = model.load_state_dict(weights, strict=False)
+    try:
+        missing, unexpected = model.load_state_dict(weights, strict=False)
+    except RuntimeError as error:  # shapes
+        raise RunError(f"The weights of '{file}' do not fit the model of its config") from error
     wrong = [name for name in missing if name not in _NOT_SAVED] + unexpected
     if wrong:
         raise RunError(

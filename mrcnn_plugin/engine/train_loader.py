@@ -18,6 +18,7 @@ from detectron2.utils import comm
 from detectron2.utils.serialize import PicklableWrapper
 from torch.utils.data import DataLoader, Dataset
 
+from ..data.reading import ReportingMapper
 from ..errors import RunError
 from .rng import derived_seed, preserved_rng
 
@@ -193,7 +194,7 @@ def build_train_loader(cfg: CfgNode, *, mapper=None) -> TrainLoader | DataLoader
         return build_detection_train_loader(cfg, mapper=mapper, dataset=images)
     return TrainLoader(
         images,
-        mapper=mapper,
+        mapper=ReportingMapper(mapper, skip=cfg.DATALOADER.SKIP_BAD_IMAGES),
         build_sampler=build_sampler,
         seed=cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed(),
         batch_size=parts["total_batch_size"] // comm.get_world_size(),

@@ -8,7 +8,7 @@ from collections import OrderedDict
 import torch
 import yaml
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog
+from detectron2.data import DatasetMapper, MetadataCatalog, build_detection_test_loader
 from detectron2.engine import DefaultTrainer, TrainerBase, create_ddp_model
 from detectron2.evaluation import (
     CityscapesInstanceEvaluator,
@@ -23,6 +23,7 @@ from detectron2.utils.events import EventStorage
 from torch import nn
 
 from ..checkpoint.checkpointer import ReportingCheckpointer
+from ..data.reading import ReportingMapper
 from ..errors import ConfigError
 from ..evaluation import AnalysingCOCOEvaluator, inference_folder
 from .build_hooks import build_hooks
@@ -106,6 +107,12 @@ class MRCNNTrainer(DefaultTrainer):
         """Evaluate the model on `DATASETS.TEST`, and keep the results as `last_results`."""
         self.last_results = self.test(self.cfg, self.model)
         return self.last_results
+
+    @classmethod
+    def build_test_loader(cls, cfg: CfgNode, dataset_name: str):
+        """detectron2's, with errors that name the image."""
+        mapper = ReportingMapper(DatasetMapper(cfg, is_train=False))
+        return build_detection_test_loader(cfg, dataset_name, mapper=mapper)
 
     def stop_after_this_step(self) -> None:
         """End training as at `MAX_ITER`, with the final checkpoint and evaluation."""

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from pycocotools.cocoeval import COCOeval
 
+from ..checkpoint.files import write_atomically
 from .calibration import calibration, scored_detections
 from .confusion import confusion_matrix
 from .f1 import f1_curves
@@ -40,8 +41,9 @@ def analyse(coco_evals: dict[str, COCOeval], class_names: list[str], dataset_nam
 
 
 def save_analysis(analysis: dict, folder: str | Path) -> None:
-    """Write an analysis into a folder."""
-    Path(folder, FILE_NAME).write_text(json.dumps(analysis))
+    """Write an analysis into a folder. Raises a `RunError` if this is not possible."""
+    content = json.dumps(analysis).encode()
+    write_atomically(Path(folder, FILE_NAME), lambda file: file.write(content))
 
 
 def load_analysis(folder: str | Path) -> dict | None:

@@ -11,7 +11,7 @@ from torch.autograd import forward_ad
 
 FEATURE_DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 ROI_DTYPES = (torch.float32, torch.float64)
-MODES = ("avg", "max")
+MODES = ("avg", "max")  # the ops take the index: Mode in csrc/roi_align.h
 MOST_SAMPLES = {"avg": 2**31 - 1, "max": 2**15 - 1}  # csrc/roi_align.h
 
 

@@ -8,6 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ._arguments import MODES
+
 
 def _load_library() -> None:
     libraries = sorted(Path(__file__).parents[1].glob("_C*.so"))
@@ -34,12 +36,12 @@ def empty_maps(like: Tensor, shape: Sequence[int]) -> Tensor:
 
 
 def empty_result(
-    features: Tensor, rois: Tensor, height: int, width: int, mode: str, bin_stride: int
+    features: Tensor, rois: Tensor, height: int, width: int, mode: int, bin_stride: int
 ) -> tuple[Tensor, Tensor]:
     """Output and argmax of the forward ops, for maps laid out as `features`."""
     bins = [(size - 1) // bin_stride + 1 for size in (height, width)]
     output = empty_maps(features, (rois.shape[0], features.shape[1], *bins))
-    if mode == "max":
+    if MODES[mode] == "max":
         layout = _layout(features)
         return output, torch.empty_like(output, dtype=torch.int32, memory_format=layout)
     return output, features.new_empty((0,), dtype=torch.int32)

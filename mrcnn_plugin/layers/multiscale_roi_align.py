@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ._arguments import check_features, check_options, check_rois, pair, with_batch_index
+from ._arguments import MODES, check_features, check_options, check_rois, pair, with_batch_index
 from ._library import empty_maps, empty_result, no_double_backward
 
 __all__ = ["MultiScaleRoIAlign", "assign_levels", "multiscale_roi_align"]
@@ -86,8 +86,8 @@ def multiscale_roi_align(
     check_rois(rois, features[0])
     levels = assign_levels(rois, min_level, max_level, canonical_box_size, canonical_level)
     output, _ = torch.ops.mrcnn_plugin.roi_align_levels(
-        features, rois, levels, height, width, spatial_scales, sampling_ratio, aligned, mode,
-        bin_stride,
+        features, rois, levels, height, width, spatial_scales, sampling_ratio, aligned,
+        MODES.index(mode), bin_stride,
     )  # fmt: skip
     return output
 

@@ -20,16 +20,19 @@ from __future__ import annotations
 
 import torch
 
+from ._arguments import MODES
+
 OPSET = 16  # the first opset whose RoiAlign supports half-pixel centres
 
-MODES = {True: "half_pixel", False: "output_half_pixel"}  # aligned -> transformation mode
+TRANSFORMATIONS = {True: "half_pixel", False: "output_half_pixel"}  # aligned -> transformation mode
 
 
 def _translate(emit, constant, features, rois, dtypes, options):
     """Build the graph with emit(operator, *inputs, **attributes) and constant(int64 or a list)."""
     height, width, spatial_scale, sampling_ratio, aligned, mode, bin_stride = options
+    maximum = MODES[mode] == "max"
     features_dtype, rois_dtype = dtypes
-    if mode == "max" and sampling_ratio == 0:
+    if maximum and sampling_ratio == 0:
         raise ValueError(
             "RoIAlign(mode='max', sampling_ratio=0) cannot be exported to ONNX, where the number "
             "of samples must be fixed. Set sampling_ratio; 2 means four samples per bin."
@@ -41,14 +44,13 @@ def _translate(emit, constant, features, rois, dtypes, options):
     def cast(x, have, want):
         return x if have == want else emit("Cast", x, to=ONNX_TYPES[want])
 
-    maximum = mode == "max"
     fine = sampling_ratio if maximum else 1
     output = emit(
         "RoiAlign",
         cast(features, features_dtype, compute),
         cast(emit("Gather", rois, constant([1, 2, 3, 4]), axis=1), rois_dtype, compute),
         emit("Cast", emit("Gather", rois, constant(0), axis=1), to=ONNX_TYPES[torch.int64]),
-        coordinate_transformation_mode=MODES[aligned],
+        coordinate_transformation_mode=TRANSFORMATIONS[aligned],
         mode="avg",
         output_height=height * fine,
         output_width=width * fine,
@@ -102,7 +104,7 @@ def translation_table():
 # ---- The TorchScript exporter --------------------------------------------------------------------
 
 
-@torch.onnx.symbolic_helper.parse_args("v", "v", "i", "i", "f", "i", "b", "s", "i")
+@torch.onnx.symbolic_helper.parse_args("v", "v", "i", "i", "f", "i", "b", "i", "i")
 def _symbolic(g, features, rois, height, width, scale, sampling_ratio, aligned, mode, bin_stride):
     def emit(operator, *inputs, **attributes):
         return g.op(operator, *inputs, **{name + _suffix(v): v for name, v in attributes.items()})

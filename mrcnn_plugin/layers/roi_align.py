@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ._arguments import check_features, check_options, check_rois, pair, with_batch_index
+from ._arguments import MODES, check_features, check_options, check_rois, pair, with_batch_index
 from ._library import empty_maps, empty_result, no_double_backward
 
 __all__ = ["RoIAlign", "roi_align"]
@@ -83,8 +83,9 @@ def roi_align(
         rois = with_batch_index(rois, features)
     check_rois(rois, features)
     output, _ = torch.ops.mrcnn_plugin.roi_align(
-        features, rois, height, width, spatial_scale, sampling_ratio, aligned, mode, bin_stride
-    )
+        features, rois, height, width, spatial_scale, sampling_ratio, aligned, MODES.index(mode),
+        bin_stride,
+    )  # fmt: skip
     return output
 
 
@@ -138,7 +139,7 @@ class RoIAlign(nn.Module):
             self.spatial_scale,
             self.sampling_ratio,
             self.aligned,
-            self.mode,
+            ["avg", "max"].index(self.mode),  # MODES, which TorchScript cannot read
             self.bin_stride,
         )
         return output

@@ -149,7 +149,7 @@ class _DropInMultiScaleRoIAlign(torchvision.ops.MultiScaleRoIAlign):
             [2.0**exponent for exponent in exponents],
             self.sampling_ratio,
             False,  # aligned
-            "avg",
+            0,  # mode "avg"
             1,  # bin_stride
         )
         return output

@@ -17,8 +17,7 @@ from mrcnn_plugin.data.check import (
 )
 from mrcnn_plugin.data.coco_file import DataError, read_coco_json
 from mrcnn_plugin.data.findings import Findings, Problem, Severity, format_problems
-from mrcnn_plugin.data.images import displayed_size, read_header
-from mrcnn_plugin.data.polygons import degenerate_polygons
+from mrcnn_plugin.data.image_file import displayed_size, read_header
 
 
 def run_check(folder, content, **options):
@@ -60,11 +59,15 @@ UNUSABLE = {
     "unknown-image": {"image_id": 77},
     "unknown-category": {"category_id": 3},
     "ignore": {"ignore": 1},
+    "iscrowd-form": {"iscrowd": "yes"},
+    "iscrowd-form: null": {"iscrowd": None},
+    "iscrowd-form: 2": {"iscrowd": 2},
     "no-mask": {"segmentation": []},
     "degenerate-polygon": {"segmentation": [[2, 2, 8, 6]]},
     "degenerate-polygon: odd": {"segmentation": [[2, 2, 8, 2, 8, 6, 2]]},
     "degenerate-polygon: line": {"segmentation": [[1, 1, 2, 2, 5, 5]]},
     "degenerate-polygon: null": {"segmentation": [[2, 2, 8, None, 8, 6]]},
+    "degenerate-polygon: text": {"segmentation": [["2", "2", "8", "2", "8", "6"]]},
     "rle-form": {"segmentation": {"size": [10, 20]}},
     "rle-size": {"segmentation": full_rle(20, 10)},  # width and height exchanged
     "rle-counts": {"segmentation": {"size": [10, 20], "counts": [10, 20]}},
@@ -103,6 +106,12 @@ REPAIRED = {
         {"bbox": [2, 0, 5, 10]},
     ),
     "box-over-edge": ({"bbox": [-5, 2, 13, 30]}, {"bbox": [0, 2, 8, 8]}),
+    "empty-box: 401 digits": ({"bbox": [2, 2, 10**400, 4]}, {"bbox": [2, 2, 6, 4]}),
+    "empty-box: true": ({"bbox": [2, 2, True, 4]}, {"bbox": [2, 2, 6, 4]}),
+    "area-form": ({"area": "x"}, {"area": 24}),
+    "area-form: NaN": ({"area": float("nan")}, {"area": 24}),
+    "area-form: negative": ({"area": -1}, {"area": 24}),
+    "area-form: 401 digits": ({"area": 10**400}, {"area": 24}),
     "flat-polygon": ({"segmentation": SQUARE}, {"segmentation": [SQUARE]}),
     "degenerate-part": ({"segmentation": [[1, 1], SQUARE]}, {"segmentation": [SQUARE]}),
     "annotation-id-0": ({"id": 0}, {"id": 3}),
@@ -256,10 +265,12 @@ def test_sizes_that_the_json_lacks_are_read_from_the_file(dataset):
     assert (after["images"][1]["width"], after["images"][1]["height"]) == (20, 10)
 
 
-def test_only_full_notices_a_file_that_ends_early(tmp_path):
+def test_only_full_notices_damage_in_the_middle_of_a_file(tmp_path):
     content = coco_content(width=64, height=64)
     write_dataset(tmp_path, content, size=(64, 64))
-    (tmp_path / "2.png").write_bytes((tmp_path / "2.png").read_bytes()[:3000])
+    damaged = bytearray((tmp_path / "2.png").read_bytes())
+    damaged[3000:3200] = bytes(200)
+    (tmp_path / "2.png").write_bytes(damaged)
     _, findings = run_check(tmp_path, content)
     assert reported(findings) == []
     _, findings = run_check(tmp_path, content, full=True)
@@ -430,23 +441,6 @@ def test_coco_photographs_have_no_error(photographs):
         findings = Findings(part)
         check_content(content, findings, str(folder / part), full=True)
         assert {p.kind for p in findings.problems} == {"unused-category"}
-
-
-def test_degenerate_polygons():
-    polygons = {
-        "triangle": ([0, 0, 4, 0, 0, 3], False),
-        "figure of 8, whose signed area is 0": ([0, 0, 2, 2, 2, 0, 0, 2], False),
-        "far from the origin": ([5000.1, 5000.1, 5001.1, 5000.1, 5000.1, 5001.1], False),
-        "a line there and back": ([0, 0, 3, 3, 1, 1, 2, 2], True),
-        "one point": ([1, 1, 1, 1, 1, 1], True),
-        "two points": ([0, 0, 4, 4], True),
-        "NaN": ([0, 0, float("nan"), 0, 0, 3], True),
-        "words": (["a", 0, 4, 0, 0, 3], True),
-        "points as pairs": ([[0, 0], [4, 0], [0, 3], [1, 1], [2, 2], [3, 3]], True),
-    }
-    found = degenerate_polygons([polygon for polygon, _ in polygons.values()])
-    assert dict(zip(polygons, found)) == {name: bad for name, (_, bad) in polygons.items()}
-    assert degenerate_polygons([]).shape == (0,)
 
 
 def test_long_reports_are_shortened_by_kind():

@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 from builders import train
+from detectron2.structures import Instances
+from hostile_files import Touch
 
 from mrcnn_plugin.cli.replay import main as replay_command
 from mrcnn_plugin.engine import MRCNNTrainer, NonFiniteError
@@ -56,7 +58,7 @@ def test_the_message_has_everything_that_one_needs(stopped):
 def test_the_file_gives_the_same_losses_again(stopped):
     cfg, _, _ = stopped
     (file,) = Path(cfg.OUTPUT_DIR, "nonfinite").iterdir()
-    saved = torch.load(file, weights_only=False)
+    saved = torch.load(file, weights_only=True)
     again = replay(file)
     assert (again.iteration, again.what) == (2, "loss_mask")
     assert again.module == "roi_heads.mask_head.predictor"
@@ -110,7 +112,7 @@ def test_weights_that_do_not_fit_are_an_error(shapes_cfg):
     batch = next(iter(trainer.data_loader))
     step = NonFiniteStep("loss_mask", {}, batch, batch, rng_state(), iteration=7)
     file = save_step(step, cfg, trainer.model)
-    saved = torch.load(file, weights_only=False)
+    saved = torch.load(file, weights_only=True)
     name = "roi_heads.mask_head.predictor.bias"
     saved["model"]["renamed"] = saved["model"].pop(name)
     torch.save(saved, file)
@@ -129,3 +131,52 @@ def test_a_file_that_is_no_saved_step_is_one_sentence(tmp_path, capsys, content)
     printed = capsys.readouterr().err
     assert "Traceback" not in printed
     assert printed.splitlines()[-1].startswith(f"mrcnn replay: '{file}' ")
+
+
+@pytest.fixture
+def saved_step(shapes_cfg):
+    """(file, content) of a saved step, for tests that change the content."""
+    cfg = shapes_cfg()
+    trainer = MRCNNTrainer(cfg)
+    batch = next(iter(trainer.data_loader))
+    step = NonFiniteStep("loss_mask", {}, batch, batch, rng_state(), iteration=7)
+    file = save_step(step, cfg, trainer.model)
+    return file, torch.load(file, weights_only=True)
+
+
+@pytest.mark.parametrize("where", ["step", "batch", "old file"])
+def test_a_hostile_file_executes_nothing(saved_step, tmp_path, capsys, where):
+    file, content = saved_step
+    canary = tmp_path / "canary"
+    if where == "batch":
+        content["batch"][0]["file_name"] = Touch(canary)
+    else:
+        content = Touch(canary) if where == "step" else {**content, "batch": [Instances((2, 2))]}
+    torch.save(content, file)
+    assert one_sentence("mrcnn replay", replay_command, [str(file)]) == 1
+    printed = capsys.readouterr().err
+    assert "names the Python object" in printed and printed.count("\n") == 1
+    assert "weights_only" not in printed and not canary.exists()
+
+
+@pytest.mark.parametrize(
+    "change, problem",
+    [
+        ({"config": "A: !!python/object/apply:os.system ['touch canary']"}, "not yaml of plain"),
+        ({"config": "_BASE_: other.yaml"}, "has a _BASE_, which is not followed here"),
+        ({"config": "MODEL: {DEVICE: cpu}"}, "cannot be built from its config"),
+        ({"config": 3}, "is not a saved step"),
+        ({"batch": []}, "its batch has no images"),
+        ({"batch": [{"instances": {"structure": "Popen"}}]}, "has no valid Popen"),
+        ({"batch": [{"instances": {"structure": "BitMasks", "tensor": 3}}]}, "no valid BitMasks"),
+        ({"rng": {"python": 3}}, "its random state is damaged"),
+        ({"model": {}}, "do not fit the model"),
+    ],
+)
+def test_a_changed_file_is_one_sentence(saved_step, tmp_path, monkeypatch, change, problem):
+    monkeypatch.chdir(tmp_path)
+    file, content = saved_step
+    torch.save({**content, **change}, file)
+    with pytest.raises(RunError, match=problem) as error:
+        replay(file)
+    assert "\n" not in str(error.value) and not (tmp_path / "canary").exists()

@@ -2,17 +2,21 @@
 
 import os
 import random
+import re
 import signal
 import time
 from functools import partial
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from detectron2.data import build_detection_train_loader
+from builders import train
+from detectron2.data import DatasetCatalog, build_detection_train_loader
 from detectron2.data.samplers import TrainingSampler
 
+from mrcnn_plugin.engine import MRCNNTrainer
 from mrcnn_plugin.engine.train_loader import LoadingError, TrainLoader
 from mrcnn_plugin.errors import RunError
 
@@ -148,3 +152,34 @@ def test_a_worker_that_hangs_or_dies_is_an_error_with_the_images(what, message):
     assert "images that were being loaded" in text and "\n    3.jpg" in text
     assert "DATALOADER.NUM_WORKERS lower" in text and "DATALOADER.TIMEOUT is 2.0 s" in text
     assert time.monotonic() - start < 30
+
+
+@pytest.fixture
+def with_a_broken_image(shapes_cfg):
+    """A config whose training data has one file that is no image."""
+    cfg = shapes_cfg("SOLVER.MAX_ITER", 6, "TEST.REPORT", False, "DATASETS.TEST", ())
+    broken = DatasetCatalog.get("drawn_train")[0]["file_name"]
+    Path(broken).write_text("no image")
+    return cfg, broken
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_broken_image_ends_a_run_with_its_name(workers, with_a_broken_image):
+    cfg, broken = with_a_broken_image
+    cfg.DATALOADER.NUM_WORKERS = workers
+    with pytest.raises(LoadingError, match=re.escape(broken)):
+        train(cfg)
+
+
+def test_a_broken_image_is_skipped_on_request(with_a_broken_image, caplog):
+    cfg, broken = with_a_broken_image
+    cfg.DATALOADER.SKIP_BAD_IMAGES = True
+    with caplog.at_level("WARNING"):
+        train(cfg)
+    assert f"skipped, 1 so far in this process: {broken}" in caplog.text
+
+
+def test_a_broken_image_of_an_evaluation_is_named(with_a_broken_image):
+    cfg, broken = with_a_broken_image
+    with pytest.raises(RunError, match=re.escape(broken)):
+        take(MRCNNTrainer.build_test_loader(cfg, "drawn_train"), 6)

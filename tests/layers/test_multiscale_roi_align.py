@@ -128,7 +128,7 @@ def test_opcheck_and_compile(mode):
     features = [f.requires_grad_() for f in make_pyramid()]
     rois = make_pyramid_rois(10)
     levels = assign_levels(rois, 2, 5)
-    options = (PYRAMID_SCALES, 0, True, mode, 1)
+    options = (PYRAMID_SCALES, 0, True, MODES.index(mode), 1)
     torch.library.opcheck(
         torch.ops.mrcnn_plugin.roi_align_levels.default, (features, rois, levels, 3, 3, *options)
     )
@@ -219,7 +219,7 @@ def test_batch_index_and_level_out_of_range_are_rejected():
         levels = torch.tensor([0, 1, level, 3])
         with pytest.raises(RuntimeError, match=rf"level of rois\[2\] is {level}; expected 0 to 3"):
             torch.ops.mrcnn_plugin.roi_align_levels(
-                PYRAMID, ROIS, levels, 3, 3, PYRAMID_SCALES, 0, True, "avg", 1
+                PYRAMID, ROIS, levels, 3, 3, PYRAMID_SCALES, 0, True, MODES.index("avg"), 1
             )
 
 

@@ -395,7 +395,7 @@ def test_cost_does_not_grow_with_the_box(mode, dtype, size, sampling_ratio):
 
 def op_arguments(mode, dtype=torch.float32, requires_grad=True):
     features = make_features(3, dtype=dtype).requires_grad_(requires_grad)
-    return features, make_rois(torch.float32), 5, 4, SCALE, 2, True, mode, 2
+    return features, make_rois(torch.float32), 5, 4, SCALE, 2, True, MODES.index(mode), 2
 
 
 @pytest.mark.parametrize("mode", MODES)

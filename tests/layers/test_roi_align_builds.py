@@ -23,6 +23,19 @@ def find(*names, package):
     return pytest.skip(f"{names[0]} is not installed: apt-get install {package}")
 
 
+def sanitizers(compiler):
+    """The libraries to preload for -fsanitize=address."""
+    paths = [  # without the second, exceptions of the process are not found
+        run(find(compiler, package=PACKAGES[compiler]), f"-print-file-name={name}").strip()
+        for name in ("libasan.so", "libstdc++.so")
+    ]
+    if not all(map(os.path.isabs, paths)):
+        pytest.skip(
+            f"{compiler} has no libasan: apt-get install g++, or dnf install libasan libubsan"
+        )
+    return paths
+
+
 def run(*command, **kwargs):
     command = [str(word) for word in command]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, **kwargs)
@@ -74,6 +87,7 @@ def make_package(directory, compiler, *flags):
 
 def run_tests(directory, *names, **environment):
     """Run tests of RoIAlign in a process that imports the package from `directory`."""
+    path = os.pathsep.join([str(directory), os.environ.get("PYTHONPATH", "")])
     run(
         *(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "not slow"),
         *("--rootdir", ROOT, "-c", ROOT / "pyproject.toml"),
@@ -81,7 +95,7 @@ def run_tests(directory, *names, **environment):
         # Tests that start processes are excluded, because those would import this checkout.
         *("-k", "not (instruction or benchmark_runs or bad_input or documents)", "-s"),
         cwd=directory,
-        env={**os.environ, "PYTHONPATH": str(directory), **environment},
+        env={**os.environ, "PYTHONPATH": path, **environment},
     )
 
 
@@ -101,13 +115,13 @@ def test_no_access_is_out_of_bounds_and_no_behaviour_undefined(tmp_path):
 
     import mrcnn_plugin  # noqa: F401
 
+    sanitizers("g++")
     flags = ("-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-g1")
     make_package(tmp_path, "g++", "-O1", *flags)
-    preload = [
-        run("g++", f"-print-file-name={name}").strip() for name in ("libasan.so", "libstdc++.so")
-    ]
-    environment = {"LD_PRELOAD": " ".join(preload), "ASAN_OPTIONS": "detect_leaks=0"}
+    environment = {"LD_PRELOAD": " ".join(sanitizers("g++")), "ASAN_OPTIONS": "detect_leaks=0"}
     run_tests(tmp_path, *NAMES, "roi_align_faults", **environment)
+    pytest.importorskip("hypothesis", reason="pip install hypothesis, or make setup")
+    run_tests(tmp_path, "roi_align_properties", MRCNN_PROPERTY_CASES="300", **environment)
     isas = ("baseline", "avx2", "avx512")
     for isa in isas[: isas.index(torch.ops.mrcnn_plugin.cpu_isa())]:
         run_tests(tmp_path, "roi_align_kernels", MRCNN_PLUGIN_ISA=isa, **environment)

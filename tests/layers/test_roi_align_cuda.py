@@ -106,7 +106,7 @@ def test_a_roi_of_no_level_is_zero_and_does_not_affect_others(mode, level, devic
     """Only a direct call of torch.ops can pass such a level."""
     op = torch.ops.mrcnn_plugin
     features = [make_features(9).to(device), make_features(9, seed=1)[:, :, :5, :7].to(device)]
-    rois, options = make_rois().to(device), (0, True, mode, 1)
+    rois, options = make_rois().to(device), (0, True, MODES.index(mode), 1)
     levels = torch.arange(len(rois), device=device) % 2
     expected, _ = op.roi_align_levels(features, rois, levels, 3, 3, (0.5, 0.25), *options)
     wrong, keep = levels.clone(), torch.arange(len(rois), device=device) != 3
@@ -133,14 +133,14 @@ def test_more_levels_than_a_launch_supports_are_an_error(device):
     rois = torch.tensor([[0.0, 0.0, 0.0, 2.0, 2.0]], device=device)
     with pytest.raises(RuntimeError, match="at most 8 maps on CUDA, got 9"):
         torch.ops.mrcnn_plugin.roi_align_levels(
-            maps, rois, levels, 1, 1, [1.0] * 9, 0, True, "avg", 1
+            maps, rois, levels, 1, 1, [1.0] * 9, 0, True, MODES.index("avg"), 1
         )
 
 
 @pytest.mark.parametrize("value", [-(2**31), -2, 2**15, 2**31 - 1])
 def test_any_argmax_is_safe(value, device):
     features, rois = make_features(9).to(device), make_rois().to(device)
-    options = (3, 3, SCALE, 0, True, "max", 1)
+    options = (3, 3, SCALE, 0, True, MODES.index("max"), 1)
     output, argmax = torch.ops.mrcnn_plugin.roi_align(features, rois, *options)
     wrong = torch.full_like(argmax, value)
     grad = torch.ops.mrcnn_plugin.roi_align_backward(output, rois, wrong, *features.shape, *options)
@@ -209,7 +209,7 @@ def test_does_not_synchronize_and_can_be_captured_in_a_graph(mode):
 def test_opcheck_and_autocast(mode):
     features = make_features(3, dtype=torch.float32).cuda().requires_grad_()
     rois = make_rois(torch.float32).cuda()
-    arguments = (features, rois, 5, 4, SCALE, 2, True, mode, 2)
+    arguments = (features, rois, 5, 4, SCALE, 2, True, MODES.index(mode), 2)
     torch.library.opcheck(torch.ops.mrcnn_plugin.roi_align.default, arguments)
     with torch.autocast("cuda", torch.float16):
         output = roi_align(features.half(), rois, 3, mode=mode)

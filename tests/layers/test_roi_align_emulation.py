@@ -101,6 +101,14 @@ def test_the_tests_of_the_cpu_and_of_cuda_pass(library):
     assert " skipped" not in summary and int(summary.split(" passed")[0]) > 300, summary
 
 
+def test_drawn_calls_equal_the_oracle(library):
+    pytest.importorskip("hypothesis", reason="pip install hypothesis, or make setup")
+    command = ("-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "not out_of_range")
+    file = TESTS / "test_roi_align_properties.py"
+    summary = run(library, *command, str(file), MRCNN_PROPERTY_CASES="200").splitlines()[-1]
+    assert summary.startswith("4 passed"), summary
+
+
 # ---- The CPU -------------------------------------------------------------------------------------
 
 
@@ -229,7 +237,7 @@ def huge_plan():
     rois = torch.cat([0 * start, 50 * start, 0 * start, 50 * start + 500, 0 * start + 1], 1)
     levels = torch.randint(2, (70,), generator=generator)
     return torch.ops.mrcnn_plugin.roi_align_levels(
-        features, rois, levels, 1, 64, (1.0, 0.5), 0, True, "max", 1
+        features, rois, levels, 1, 64, (1.0, 0.5), 0, True, MODES.index("max"), 1
     )
 
 

@@ -80,7 +80,7 @@ def test_batch_index_out_of_range_names_the_roi(mode, index, shown):
     assert "N = 2 images" in str(error.value)
 
 
-DIRECT = (FEATURES, ROIS, 7, 7, 1.0, 0, True, "avg", 1)
+DIRECT = (FEATURES, ROIS, 7, 7, 1.0, 0, True, 0, 1)
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,8 @@ DIRECT = (FEATURES, ROIS, 7, 7, 1.0, 0, True, "avg", 1)
         (4, 0.0, "spatial_scale"),
         (4, float("nan"), "spatial_scale"),
         (5, -1, "sampling_ratio"),
-        (7, "median", "'median'"),
+        (7, -1, "mode must be 0 (average) or 1 (maximum), got -1"),
+        (7, 2, "got 2"),
         (8, 0, "bin_stride"),
     ],
 )
@@ -110,7 +111,7 @@ def test_the_op_itself_rejects_them_too(position, value, words):
 
 @pytest.mark.parametrize("mode", MODES)
 def test_the_backward_op_rejects_wrong_shapes_and_survives_any_argmax(mode):
-    options = (7, 7, 1.0, 0, True, mode, 1)
+    options = (7, 7, 1.0, 0, True, MODES.index(mode), 1)
     output, argmax = torch.ops.mrcnn_plugin.roi_align(FEATURES, ROIS, *options)
     backward = torch.ops.mrcnn_plugin.roi_align_backward
     with pytest.raises(RuntimeError, match="grad_output must be"):

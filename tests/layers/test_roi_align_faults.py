@@ -125,7 +125,10 @@ def skip_without_memory(gigabytes):
     with open("/proc/meminfo") as file:
         available = next(int(line.split()[1]) for line in file if line.startswith("MemAvailable"))
     if available / 2**20 < gigabytes:
-        pytest.skip(f"needs {gigabytes} GiB of memory, {available / 2**20:.0f} are free")
+        pytest.skip(
+            f"needs {gigabytes} GiB of free memory, {available / 2**20:.0f} are: "
+            "run it on a larger machine, or without other programs"
+        )
 
 
 @pytest.mark.slow

@@ -220,8 +220,8 @@ def test_deterministic_algorithms_raise_no_alert(mode):
 # ---- Threads and processes -----------------------------------------------------------------------
 
 
-def test_four_threads_at_once():
-    jobs = [(FEATURES + k, ROIS.roll(k, 0), mode) for k in range(2) for mode in MODES]
+def test_eight_threads_at_once():
+    jobs = [(FEATURES + k, ROIS.roll(k, 0), mode) for k in range(4) for mode in MODES]
 
     def work(features, rois, mode):
         output = roi_align(features, rois, 7, SCALE, mode=mode)

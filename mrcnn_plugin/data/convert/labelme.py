@@ -12,7 +12,7 @@ import pycocotools.mask as mask_utils
 from PIL import Image
 
 from ..coco_file import DataError
-from ..masks import to_rle
+from ..masks import are_drawable, to_rle
 from .writer import CocoWriter, ellipse, flatten, rectangle
 
 NOT_OBJECTS = ("__ignore__", "_background_")  # labelme's own names in labels.txt
@@ -107,6 +107,11 @@ def _to_mask(shapes: list[dict], image: dict, path: Path) -> np.ndarray:
             part = np.asarray(opened).astype(bool)[: height - y, : width - x]
             union[y : y + part.shape[0], x : x + part.shape[1]] |= part
         else:
-            polygon = to_rle([_to_polygon(shape, path)], height, width)
-            union |= mask_utils.decode(polygon).astype(bool)
+            polygons = [_to_polygon(shape, path)]
+            if not are_drawable(polygons, height, width):
+                raise DataError(
+                    f"{path}: a shape of '{shape['label']}' has fewer than 3 points, or one far "
+                    f"outside the {width} x {height} image. Correct it in labelme"
+                )
+            union |= mask_utils.decode(to_rle(polygons, height, width)).astype(bool)
     return union

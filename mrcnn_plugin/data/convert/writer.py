@@ -8,8 +8,8 @@ import numpy as np
 import pycocotools.mask as mask_utils
 
 from ..coco_file import DataError
-from ..images import displayed_size, read_header
-from ..masks import annotation_area
+from ..image_file import ImageFault, displayed_size, read_header
+from ..masks import annotation_area, are_drawable
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 
@@ -33,12 +33,12 @@ class CocoWriter:
         """Add an image with its size after the EXIF rotation; returns its record.
 
         Raises:
-            DataError: the file is missing or is not an image.
+            DataError: the file is missing or cannot be used as an image.
         """
         try:
             width, height = displayed_size(read_header(path))
-        except OSError as error:  # UnidentifiedImageError is one
-            raise DataError(f"{path} cannot be read as an image: {error}") from error
+        except ImageFault as error:
+            raise DataError(f"{path}: {error}") from error
         number = len(self._images) + 1
         image = {"id": number, "file_name": file_name, "width": width, "height": height}
         self._images.append(image)
@@ -72,8 +72,8 @@ class CocoWriter:
             "bbox": box,
             "segmentation": segmentation,
         }
-        usable = isinstance(segmentation, dict) or all(len(p) >= 6 for p in segmentation)
         size = image["height"], image["width"]
+        usable = isinstance(segmentation, dict) or are_drawable(segmentation, *size)
         annotation["area"] = annotation_area(annotation, *size) if usable else 0.0
         self._annotations.append(annotation)
 

@@ -51,7 +51,7 @@ class BestWeights(MetricHook):
         """On resume the file may be newer than the checkpoint, which precedes an evaluation."""
         if self.trainer.start_iter > 0 and self.file.exists():
             try:
-                saved = torch.load(self.file, map_location="cpu", mmap=True)
+                saved = torch.load(self.file, map_location="cpu", weights_only=True, mmap=True)
             except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
                 logger.warning(
                     f"{self.file} cannot be read ({error}). The best value is that of the "

@@ -28,8 +28,12 @@ def draw_comparison(
 
     Returns:
         two (h, w, 3) uint8 RGB arrays, ground truth and prediction.
+
+    Raises:
+        ValueError: the image has another size than `dataset_dict` has.
     """
     image = utils.read_image(dataset_dict["file_name"], format="RGB")
+    utils.check_image_size(dataset_dict, image)
     names, colors = metadata.thing_classes, class_colors(metadata)
 
     truth = dataset_dict["annotations"]

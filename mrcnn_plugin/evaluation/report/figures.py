@@ -28,6 +28,7 @@ _STYLE = {
     "lines.linewidth": 1.6,
     "xtick.color": _MUTED,
     "ytick.color": _MUTED,
+    "text.parse_math": False,  # names of classes and runs are text, whatever they contain
     "svg.hashsalt": "mrcnn_plugin",  # makes equal figures equal files
 }
 

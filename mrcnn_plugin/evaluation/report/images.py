@@ -1,6 +1,7 @@
 """Images of a report: ground truth next to prediction, with the AP of the image."""
 
 import json
+import logging
 import math
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,13 +11,20 @@ import numpy as np
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import Boxes, BoxMode, Instances
+from PIL.Image import DecompressionBombError
 from pycocotools import mask as mask_utils
 
+from ...data import Findings, check_masks
+from ...errors import RunError
 from ..analysis import MIN_SCORE
 from ..evaluator import RESULTS_FILE
 from .draw import draw_comparison
 from .figures import to_uri
+from .run_folder import is_in_image_root
 
+logger = logging.getLogger(__name__)
+
+_MAX_MASK_BYTES = 2**31  # of the masks that are drawn into one image
 _WIDTH = 560  # pixels of a drawing; enough for half a desktop page
 
 
@@ -47,7 +55,8 @@ def image_groups(folder: Path, dataset_name: str, analysis: dict) -> list[dict]:
 
     Returns:
         `[{"kind": "best", "images": [{"file", "ap", "truth", "prediction"}, ...]}, ...]`, the last
-        two as `data:` addresses. Images whose file does not exist are skipped.
+        two as `data:` addresses. Images whose file does not exist, cannot be drawn, or is outside
+        the image folder of the dataset, are skipped with a warning.
     """
     chosen = pick_images(analysis["images"])
     wanted = {image for ids in chosen.values() for image in ids}
@@ -55,13 +64,10 @@ def image_groups(folder: Path, dataset_name: str, analysis: dict) -> list[dict]:
     predictions = read_predictions(folder, dataset_name, dicts.values())
     groups = []
     for kind, ids in chosen.items():
-        images = [
-            _image(dicts[i], predictions[i], dataset_name, analysis["images"][i])
-            for i in ids
-            if i in dicts and Path(dicts[i]["file_name"]).exists()
-        ]
-        if images:
-            groups.append({"kind": kind, "images": images})
+        aps = [(i, analysis["images"][i]) for i in ids if i in dicts]
+        images = [_image(dicts[i], predictions[i], dataset_name, ap) for i, ap in aps]
+        if any(images):
+            groups.append({"kind": kind, "images": [image for image in images if image]})
     return groups
 
 
@@ -99,6 +105,9 @@ def instances_of(results: list[dict], height: int, width: int, contiguous: dict)
         results: with `bbox` (x, y, w, h in pixels), `score`, `category_id` and maybe an RLE.
         height, width: of the image in pixels.
         contiguous: category id of the json -> class index.
+
+    Raises:
+        RunError: a mask is not one of an image of this size.
     """
     instances = Instances((height, width))
     boxes = np.array([r["bbox"] for r in results], dtype=np.float32).reshape(-1, 4)
@@ -109,21 +118,48 @@ def instances_of(results: list[dict], height: int, width: int, contiguous: dict)
         [contiguous[r["category_id"]] for r in results], dtype=torch.int64
     )
     if results and "segmentation" in results[0]:
+        _check_masks(results, height, width)
         masks = [mask_utils.decode(r["segmentation"]) for r in results]
         instances.pred_masks = torch.from_numpy(np.stack(masks).astype(bool))
     return instances
 
 
-def _image(dataset_dict: dict, instances: Instances, dataset_name: str, ap: float) -> dict:
-    truth, prediction = draw_comparison(
-        dataset_dict,
-        instances,
-        MetadataCatalog.get(dataset_name),
-        min_score=MIN_SCORE,
-        scale=min(4.0, _WIDTH / dataset_dict["width"]),
-    )
+def _check_masks(results: list[dict], height: int, width: int) -> None:
+    """pycocotools reads and allocates what an RLE claims, whatever the image is."""
+    if len(results) * height * width > _MAX_MASK_BYTES:
+        raise RunError(
+            f"{len(results)} masks of {height} x {width} pixels are too many to be drawn"
+        )
+    image = {"id": 0, "height": height, "width": width}
+    masks = [
+        {"id": number, "image_id": 0, "category_id": 0, "segmentation": r.get("segmentation")}
+        for number, r in enumerate(results, start=1)
+    ]
+    findings = Findings(RESULTS_FILE)
+    check_masks({"images": [image], "annotations": masks, "categories": []}, findings)
+    faults = [p for p in findings.problems if p.kind != "empty-mask"]
+    if faults:
+        raise RunError(f"{faults[0]}. Evaluate the run again")
+
+
+def _image(dataset_dict: dict, instances: Instances, dataset_name: str, ap: float) -> dict | None:
+    file = dataset_dict["file_name"]
+    if not is_in_image_root(dataset_dict, dataset_name):
+        logger.warning(f"{file} is not drawn: it is no file in the image folder of {dataset_name}")
+        return None
+    try:
+        truth, prediction = draw_comparison(
+            dataset_dict,
+            instances,
+            MetadataCatalog.get(dataset_name),
+            min_score=MIN_SCORE,
+            scale=min(4.0, _WIDTH / dataset_dict["width"]),
+        )
+    except (OSError, ValueError, DecompressionBombError) as error:
+        logger.warning(f"{file} is not drawn: {error}")
+        return None
     return {
-        "file": Path(dataset_dict["file_name"]).name,
+        "file": Path(file).name,
         "ap": f"{ap:.1f}",
         "num_truth": sum(not a.get("iscrowd", 0) for a in dataset_dict["annotations"]),
         "num_predicted": len(instances),

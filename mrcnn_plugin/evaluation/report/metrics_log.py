@@ -39,11 +39,16 @@ def _read_lines(file: Path) -> list[dict]:
 
 
 def _parse(line: str) -> dict | None:
+    """The scalars of a line as floats, and `iteration` as an int. Other values are dropped."""
     try:
         values = json.loads(line)
-    except ValueError:
+        iteration = values["iteration"]
+        if type(iteration) is not int or not 0 <= iteration < 2**53:
+            return None
+        scalars = {k: float(v) for k, v in values.items() if isinstance(v, (int, float))}
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
         return None
-    return values if isinstance(values, dict) and "iteration" in values else None
+    return {**scalars, "iteration": iteration}
 
 
 def series(metrics: dict[int, dict[str, float]], name: str) -> tuple[list[int], list[float]]:

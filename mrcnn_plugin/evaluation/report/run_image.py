@@ -17,6 +17,7 @@ from .draw import draw_comparison
 from .figures import plot_ap, plot_loss_parts, plot_total_loss
 from .images import read_predictions
 from .metrics_log import read_metrics, series
+from .run_folder import is_in_image_root
 
 _WIDTH = 320  # pixels of each drawing
 _NUM_COLORS = 256  # of the PNG; keeps eight images below 300 kB
@@ -51,6 +52,9 @@ def draw_run(cfg: CfgNode, path: str | Path, *, num_images: int = 8) -> str:
         )
     dicts = DatasetCatalog.get(name)
     drawn = dicts[:num_images]
+    outside = [d["file_name"] for d in drawn if not is_in_image_root(d, name)]
+    if outside:
+        raise RunError(f"{outside[0]} is no file in the image folder of the dataset '{name}'")
     predictions = read_predictions(folder, name, drawn)
     comparisons = [
         draw_comparison(

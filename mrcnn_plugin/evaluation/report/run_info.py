@@ -15,6 +15,7 @@ import torchvision
 from detectron2.config import CfgNode
 
 from ...data.statistics import read_statistics
+from ...errors import RunError
 
 FILE_NAME = "run.json"
 
@@ -34,10 +35,23 @@ def write_run_info(cfg: CfgNode) -> None:
 
 
 def read_run_info(folder: str | Path) -> dict:
-    """Read what `write_run_info` wrote. Values are empty if there is no `run.json`."""
+    """Read what `write_run_info` wrote. Values are empty if there is no `run.json`.
+
+    Raises:
+        RunError: the file is damaged.
+    """
     file = Path(folder, FILE_NAME)
-    info = json.loads(file.read_text()) if file.exists() else {}
-    return {"command": "", "started": "", "versions": {}, **info}
+    info = {"command": "", "started": "", "versions": {}}
+    try:
+        found = json.loads(file.read_text()) if file.exists() else {}
+        if not isinstance(found, dict):
+            raise TypeError(f"it holds a {type(found).__name__}")
+        info |= {key: type(empty)(found[key]) for key, empty in info.items() if key in found}
+        if info["versions"]:
+            info["versions"] = {"device": "", **info["versions"]}
+    except (ValueError, TypeError, RecursionError) as error:
+        raise RunError(f"{file} is damaged. Remove it to build the report without it") from error
+    return info
 
 
 def statistics_of(cfg: CfgNode) -> dict[str, dict]:
