@@ -19,6 +19,8 @@ from detectron2.engine import default_argument_parser
 from detectron2.evaluation import verify_results
 from detectron2.utils import comm
 
+from ..checkpoint.class_rows import known_names
+from ..checkpoint.model_file import class_names
 from ..engine import (
     MRCNNTrainer,
     ReportingCheckpointer,
@@ -68,6 +70,7 @@ def train(args: argparse.Namespace) -> dict:
 
     model = MRCNNTrainer.build_model(cfg)
     checkpointer = ReportingCheckpointer(model, cfg.OUTPUT_DIR)
+    checkpointer.class_names = known_names(class_names(cfg))
     checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
     results = MRCNNTrainer.test(cfg, model)
     if cfg.TEST.AUG.ENABLED:
