@@ -7,6 +7,7 @@ from detectron2.data import MetadataCatalog
 from detectron2.utils import comm
 
 from ..errors import ConfigError
+from .augmentation import check_augmentation
 
 _AP = {
     "bbox": ("AP", "AP50", "AP75", "APs", "APm", "APl"),
@@ -60,6 +61,7 @@ def check_required_options(cfg: CfgNode) -> None:
     """
     _check_at_least_one(cfg, "MAX_ITER")  # `mrcnn train` infers it if a config file has 0
     _check_accumulate(cfg)
+    check_augmentation(cfg)
     test = cfg.TEST
     if not 0 <= cfg.SOLVER.EMA_DECAY < 1:
         raise ConfigError(
