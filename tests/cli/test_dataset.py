@@ -9,6 +9,7 @@ import pytest
 from coco_files import coco_content, save_image, write_dataset
 
 from mrcnn_plugin.cli.dataset import main
+from mrcnn_plugin.errors import RunError
 
 
 @pytest.fixture
@@ -197,3 +198,29 @@ def test_convert_does_not_overwrite_what_it_reads(tool, tmp_path):
     assert {p: p.read_bytes() for p in tmp_path.rglob("*.json")} == before
     arguments = ("convert", "labelme", *[tmp_path / "labelme"] * 2, tmp_path / "labelme/my.json")
     assert [tool(*arguments)[0] for _ in range(2)] == [0, 0]  # its own output may be replaced
+
+
+def test_draw_augmented(tool, tmp_path):
+    """Variants differ, the same seed gives the same files, and the config decides."""
+    path = write_dataset(tmp_path, coco_content(2, width=60, height=40), size=(60, 40))
+    aug = ["--opts", "INPUT.AUG.ENABLED", True, "INPUT.MIN_SIZE_TRAIN", "(40,)"]
+    options = ["INPUT.AUG.ROTATION", 30, "INPUT.AUG.CROP", "(0.8, 1.0)"]
+    contents = []
+    for name in ("a", "b"):
+        code, printed = tool("draw", path, tmp_path / name, "--augmented", 3, *aug, *options)
+        assert not code and "6 images drawn" in printed and "detectron2's" not in printed
+        contents.append({p.name: p.read_bytes() for p in (tmp_path / name).iterdir()})
+    assert contents[0] == contents[1] and len(set(contents[0].values())) == 6
+    assert "1_1_2.jpg" in contents[0]
+
+    code, printed = tool("draw", path, tmp_path / "off", "--augmented", "--num", 1)
+    assert not code and "1 images drawn" in printed and "INPUT.AUG.ENABLED is False" in printed
+
+
+def test_draw_augmented_reports_mistakes_in_one_sentence(tool, tmp_path, capsys):
+    path = write_dataset(tmp_path, coco_content(1))
+    aug = ["--opts", "INPUT.AUG.ENABLED", True, "INPUT.AUG.CROP", "(2.0, 3.0)"]
+    with pytest.raises(RunError, match=r"INPUT\.AUG\.CROP is \(2\.0, 3\.0\); expected"):
+        tool("draw", path, tmp_path / "drawn", "--augmented", 1, *aug)
+    code = tool("draw", path, tmp_path / "drawn", "--augmented", 0)[0]
+    assert code == 2
