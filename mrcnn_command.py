@@ -18,6 +18,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 SUBCOMMANDS = {
     "train": "train, resume and evaluate; the same as train_net.py",
+    "slurm": "submit a training to Slurm, which is requeued and resumed",
     "dataset": "check, describe, draw and convert datasets",
     "report": "rebuild the report of a run, or compare runs",
     "weights": "convert weight files",

@@ -1,4 +1,6 @@
-"""Builds `mrcnn_plugin._C`, the native ops. Everything else about the package is in pyproject.toml.
+"""Builds the native ops: `mrcnn_plugin._C`, and with CUDA `mrcnn_plugin._C_cuda<major version>`.
+
+Everything else about the package is in pyproject.toml.
 
 Environment: FORCE_CUDA=1 or 0 (default: CUDA when both torch and nvcc have it), CUDA_HOME,
 TORCH_CUDA_ARCH_LIST (default: the visible GPU, else 8.0;9.0+PTX), MAX_JOBS.
@@ -54,6 +56,8 @@ if WITH_CUDA:
 
 from torch.utils.cpp_extension import BuildExtension, include_paths, library_paths  # noqa: E402
 
+PACKAGE = ROOT / "mrcnn_plugin"
+
 
 class AtomicBuildExtension(BuildExtension):
     """Replaces the library atomically, so that processes that have it loaded keep the old one."""
@@ -61,6 +65,12 @@ class AtomicBuildExtension(BuildExtension):
     def finalize_options(self):
         super().finalize_options()
         self.force = True  # ninja decides what to rebuild, also after FORCE_CUDA has changed
+
+    def run(self):
+        super().run()
+        if self.inplace and not WITH_CUDA:  # those of an earlier build would be loaded
+            for library in PACKAGE.glob("_C_cuda*.so"):
+                library.unlink()
 
     def copy_file(self, infile, outfile, *args, **kwargs):
         if not str(outfile).endswith(".so"):
@@ -70,38 +80,50 @@ class AtomicBuildExtension(BuildExtension):
         return outfile, done
 
 
-def native_extension():
-    # The stable ABI of torch 2.10: one library for every later torch. It uses no Python symbol
-    # either, hence abi3. It registers its ops when torch.ops.load_library loads it.
-    defines = ["-DTORCH_TARGET_VERSION=0x020a000000000000"]
-    # Without contraction, coordinates are rounded identically everywhere: see
-    # csrc/roi_align_geometry.h. The prefix map makes paths in error messages relative.
-    prefix = f"-ffile-prefix-map={ROOT}/="
-    flags = {"cxx": [*defines, "-O3", "-ffp-contract=off", "-fvisibility=hidden", "-g0", prefix]}
-    sources = [str(path) for path in sorted(Path("csrc").rglob("*.cpp"))]
-    libraries, library_dirs = ["torch", "torch_cpu", "c10"], library_paths()
-    if WITH_CUDA:
-        sources.append("csrc/cuda/roi_align.cu")
-        flags["nvcc"] = [*defines, "-DUSE_CUDA", "-O3", "--fmad=false", "-Xcompiler", prefix]
-        # Static, so that the library also loads on machines without CUDA.
-        libraries += ["cudart_static", "rt", "dl", "pthread"]
-        library_dirs += [str(CUDA_HOME / lib) for lib in ("lib64", "lib")]
+# The stable ABI of torch 2.10: one library for every later torch. It uses no Python symbol either,
+# hence abi3. It registers its ops when torch.ops.load_library loads it.
+DEFINES = ["-DTORCH_TARGET_VERSION=0x020a000000000000"]
+# The prefix map makes paths in error messages relative.
+HOST_FLAGS = ["-fvisibility=hidden", f"-ffile-prefix-map={ROOT}/="]
+
+
+def extension(name, sources, flags, libraries, device, library_dirs=()):
+    headers = [path for pattern in ("*.*h", "*.inc") for path in Path("csrc").rglob(pattern)]
     return Extension(
-        "mrcnn_plugin._C",
+        f"mrcnn_plugin.{name}",
         sources,
-        depends=[
-            str(path)
-            for path in sorted([*Path("csrc").rglob("*.*h"), *Path("csrc").rglob("*.inc")])
-        ],
-        include_dirs=[
-            str(Path(__file__).resolve().parent / "csrc"),
-            *include_paths(device_type="cuda" if WITH_CUDA else "cpu"),
-        ],
-        library_dirs=library_dirs,
-        libraries=libraries,
+        depends=[str(path) for path in sorted(headers)],
+        include_dirs=[str(ROOT / "csrc"), *include_paths(device_type=device)],
+        library_dirs=[*library_paths(), *library_dirs],
+        libraries=["torch", "torch_cpu", "c10", *libraries],
         extra_compile_args=flags,
         language="c++",
         py_limited_api=True,
+    )
+
+
+def cpu_extension():
+    # Without contraction, coordinates are rounded identically everywhere: see
+    # csrc/roi_align_geometry.h.
+    flags = {"cxx": [*DEFINES, *HOST_FLAGS, "-O3", "-ffp-contract=off", "-g0"]}
+    sources = [str(path) for path in sorted(Path("csrc").rglob("*.cpp"))]
+    return extension("_C", sources, flags, [], "cpu")
+
+
+def cuda_extension():
+    """A library of its own, which only a torch with the same CUDA major version loads.
+
+    So it can use the CUDA runtime of torch, and `_C` also loads into a torch without CUDA.
+    """
+    nvcc = [*DEFINES, "-DUSE_CUDA", "-O3", "--fmad=false"]
+    nvcc += [word for flag in HOST_FLAGS for word in ("-Xcompiler", flag)]
+    return extension(
+        f"_C_cuda{torch.version.cuda.split('.')[0]}",
+        ["csrc/cuda/roi_align.cu", "csrc/glibc.cpp"],
+        {"cxx": HOST_FLAGS, "nvcc": nvcc},
+        ["torch_cuda", "cudart"],
+        "cuda",
+        library_dirs=[str(CUDA_HOME / lib) for lib in ("lib64", "lib")],
     )
 
 
@@ -113,7 +135,7 @@ setup(
         "mrcnn_plugin.configs": ["**/*.yaml", "**/*.py"],
         "mrcnn_plugin.evaluation.report": ["templates/*"],
     },
-    ext_modules=[native_extension()],
+    ext_modules=[cpu_extension(), *([cuda_extension()] if WITH_CUDA else [])],
     cmdclass={"build_ext": AtomicBuildExtension},
     options={"bdist_wheel": {"py_limited_api": "cp310"}},
 )

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """`make setup` creates .venv with torch, detectron2 and the compiled op.
 
-Running it again repeats only the steps whose inputs have changed.
+Running it again repeats only the steps whose inputs have changed. Every package comes from
+requirements.lock, and pip rejects a file whose hash is not there.
 
 Environment: DETECTRON2=path of an official detectron2 checkout, or DETECTRON2= for the copy on PyPI
 (default: the choice of the last set-up, at first the copy). FORCE_CUDA=1 or 0 (default: build the
@@ -11,6 +12,7 @@ CUDA kernels if there is an nvcc and torch supports CUDA).
 import hashlib
 import importlib.util
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -22,6 +24,9 @@ ROOT = Path(__file__).resolve().parents[1]
 VENV = ROOT / ".venv"
 PYTHON = VENV / "bin/python"
 LOG = VENV / "setup.log"
+LOCK = ROOT / "requirements.lock"
+BUILD = {"setuptools", "wheel"}  # what pip builds source distributions with
+DETECTRON2_COPY = {"labgym"}
 GIGABYTES_NEEDED = 8  # 5 for the environment, the rest while pip unpacks
 DETECTRON2_CHOICE = ".detectron2_choice"  # in VENV: the checkout that is installed, or nothing
 
@@ -94,6 +99,26 @@ def pip(what, *arguments):
     run(what, PYTHON, "-m", "pip", "--disable-pip-version-check", *arguments)
 
 
+def locked(wanted):
+    """The entries of requirements.lock, with their hashes, for whose name `wanted` returns true."""
+    entries = re.split(r"^(?=\w)", LOCK.read_text(), flags=re.MULTILINE)[1:]
+    return "".join(entry for entry in entries if wanted(re.match(r"[\w.-]+", entry)[0]))
+
+
+def pip_install_locked(what, entries, *options):
+    """Install exactly these entries: their dependencies are entries too."""
+    file = VENV / "locked.txt"
+    file.write_text(entries)
+    exact = ("--require-hashes", "--no-deps", "--no-build-isolation")
+    pip(what, "install", *exact, *options, "-r", file)
+
+
+def install_requirements(entries):
+    pip_install_locked("installing setuptools", locked(lambda name: name in BUILD))
+    what = "installing torch 2.11 and the dependencies (5 GB; can take minutes)"
+    pip_install_locked(what, entries)
+
+
 def site_packages():
     return next((VENV / "lib").glob("python3.*/site-packages"))
 
@@ -120,8 +145,9 @@ def install_detectron2(checkout):
     else:
         if (VENV / DETECTRON2_CHOICE).exists():
             pip("removing the other detectron2", "uninstall", "--yes", "detectron2")
-        what = "installing detectron2 (the copy in LabGym 3.1.2 on PyPI)"
-        pip(what, "install", "--no-deps", "--ignore-requires-python", "LabGym==3.1.2")
+        what = "installing detectron2 (the copy in LabGym on PyPI)"
+        entry = locked(lambda name: name in DETECTRON2_COPY)
+        pip_install_locked(what, entry, "--ignore-requires-python")
         alias.write_text(f"{ROOT / 'tools/detectron2_pypi'}\n")
         (VENV / DETECTRON2_CHOICE).unlink(missing_ok=True)
 
@@ -140,23 +166,10 @@ def install_plugin():
 def main():
     check_machine()
     make_venv()
-    requirements = ROOT / "requirements.txt"
-    once(
-        "requirements",
-        digest(requirements),
-        lambda: pip(
-            "installing torch 2.11 and the dependencies (5 GB; can take minutes)",
-            "install",
-            "-r",
-            requirements,
-        ),
-    )
+    entries = locked(lambda name: name not in DETECTRON2_COPY)
+    once("requirements", digest(extra=entries), lambda: install_requirements(entries))
     checkout = detectron2_checkout()
-    once(
-        "detectron2",
-        digest(requirements, extra=checkout),
-        lambda: install_detectron2(checkout),
-    )
+    once("detectron2", digest(LOCK, extra=checkout), lambda: install_detectron2(checkout))
     sources = [
         *sorted(p for p in (ROOT / "csrc").rglob("*") if p.is_file()),
         ROOT / "setup.py",

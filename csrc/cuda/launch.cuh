@@ -5,12 +5,6 @@
 #include <cuda_runtime.h>
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/stable/c/shim.h>
-
-// The library must also load into a torch without CUDA, which does not have these three symbols.
-#pragma weak aoti_torch_get_current_cuda_stream
-#pragma weak torch_c10_cuda_check_msg
-#pragma weak torch_c10_cuda_free_error_msg
-
 #include <torch/csrc/stable/macros.h>
 
 #include <vector>

@@ -15,6 +15,7 @@ from ..config import check_mrcnn_config
 from .config_loading import find_config, load_config, merge_config
 from .datasets import check_data, use_datasets
 from .epochs import fit_schedule, infers_schedule
+from .distributed import describe_process
 from .learning_rate import LearningRate, fit_learning_rate
 from .logs import FILE_ONLY, start_logging
 from .options import check_solver, check_training_options
@@ -79,6 +80,8 @@ def log_and_seed(cfg: CfgNode, args: argparse.Namespace) -> None:
     """
     rank = comm.get_rank()
     logger.info(_summary(cfg, training=not args.eval_only))
+    if comm.get_world_size() > 1:
+        logger.info(describe_process())
     logger.info("Environment info:\n" + collect_env_info(), extra=FILE_ONLY)
     logger.info(f"Command line arguments: {args}", extra=FILE_ONLY)
     logger.info(f"Running with full config:\n{cfg.dump()}", extra=FILE_ONLY)

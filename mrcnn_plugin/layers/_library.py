@@ -10,16 +10,19 @@ from torch import Tensor
 
 from ._arguments import MODES
 
+PACKAGE = Path(__file__).parents[1]
 
-def _load_library() -> None:
-    libraries = sorted(Path(__file__).parents[1].glob("_C*.so"))
+
+def _load_libraries() -> None:
+    libraries = [PACKAGE / "_C.abi3.so"]
     fix = "Run `pip install --no-build-isolation -e .` or `make setup` in the checkout."
-    if not libraries:
+    if not libraries[0].exists():
         raise ImportError(
-            f"mrcnn_plugin's compiled library (mrcnn_plugin/_C*.so) is missing. {fix}"
+            f"mrcnn_plugin's compiled library (mrcnn_plugin/_C.abi3.so) is missing. {fix}"
         )
     try:
-        torch.ops.load_library(libraries[0])
+        for library in [*libraries, *cuda_libraries(PACKAGE, torch.version.cuda)]:
+            torch.ops.load_library(library)
     except OSError as error:
         raise ImportError(
             f"mrcnn_plugin's compiled library does not load with torch {torch.__version__} "
@@ -27,7 +30,16 @@ def _load_library() -> None:
         ) from error
 
 
-_load_library()
+def cuda_libraries(package: Path, cuda: str | None) -> list[Path]:
+    """The library of CUDA kernels in `package` for a torch built with the version `cuda`, if any.
+
+    It links the CUDA runtime of torch, so the major versions must be equal.
+    """
+    library = package / f"_C_cuda{(cuda or 'none').split('.')[0]}.abi3.so"
+    return [library] if library.exists() else []
+
+
+_load_libraries()
 
 
 def empty_maps(like: Tensor, shape: Sequence[int]) -> Tensor:

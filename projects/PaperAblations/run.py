@@ -20,7 +20,6 @@ from pathlib import Path
 import numpy as np
 import yaml
 from detectron2.config import CfgNode
-from detectron2.engine import launch
 from detectron2.utils import comm
 from matplotlib.figure import Figure
 
@@ -40,6 +39,8 @@ from mrcnn_plugin.engine import (  # noqa: E402
     start_logging,
     use_available_device,
 )
+from mrcnn_plugin.engine.launch import launch  # noqa: E402
+from mrcnn_plugin.errors import one_sentence  # noqa: E402
 
 SHAPES = PROJECT.parents[1] / "configs/mask_rcnn_shapes_C4.yaml"
 
@@ -84,10 +85,14 @@ def arm_cfg(arm: str, *, shapes: bool, opts=()) -> CfgNode:
     return cfg
 
 
-def train(args, arm: str, seed: int, output: Path) -> None:
-    """Train and evaluate an arm with one seed and write `result.json`. Runs in each process."""
-    cfg = arm_cfg(arm, shapes=args.shapes, opts=args.opts)
-    cfg.merge_from_list(["SEED", seed, "OUTPUT_DIR", str(output), "TEST.EVAL_PERIOD", 0])
+def train(args) -> None:
+    """Train and evaluate `args.arm` with `args.seed` and write `result.json`.
+
+    Runs in each process.
+    """
+    output = args.run_output
+    cfg = arm_cfg(args.arm, shapes=args.shapes, opts=args.opts)
+    cfg.merge_from_list(["SEED", args.seed, "OUTPUT_DIR", str(output), "TEST.EVAL_PERIOD", 0])
     use_available_device(cfg)
     cfg.freeze()
     start_logging(cfg.OUTPUT_DIR)
@@ -115,15 +120,16 @@ def run_all(args, arms) -> None:
 
 def _in_new_process(args, arm: str, seed: int, output: Path) -> None:
     """Each run has a new process, so that logging and random state start afresh."""
-    process = multiprocessing.get_context("spawn").Process(
-        target=launch,
-        args=(train, args.num_gpus),
-        kwargs={"dist_url": "auto", "args": (args, arm, seed, output)},
-    )
+    args = argparse.Namespace(**vars(args), arm=arm, seed=seed, run_output=output)
+    process = multiprocessing.get_context("spawn").Process(target=_launch, args=(args,))
     process.start()
     process.join()
     if process.exitcode != 0:
         sys.exit(f"run.py: {arm}, seed {seed} failed. Run the command again to resume it.")
+
+
+def _launch(args) -> None:
+    sys.exit(one_sentence("run.py", lambda args: launch(train, args), args))
 
 
 def collect(output: Path, arms) -> dict[str, list[float]]:
@@ -173,8 +179,8 @@ def main():
     parser.add_argument("--num-gpus", type=int, default=1)
     parser.add_argument("--output", default="output/ablations")
     parser.add_argument("opts", nargs="*", help="KEY VALUE overrides of every config")
+    parser.set_defaults(eval_only=False, num_machines=1, machine_rank=0, dist_url="auto")
     args = parser.parse_args()
-    args.eval_only = False
 
     arms = [arm for arm in all_arms() if any(fnmatch(arm, p) for p in args.arms)]
     if not arms:

@@ -2,7 +2,6 @@
 
 import json
 import os
-import time
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,7 @@ from coco_files import coco_content, write_dataset
 from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_coco_json
-from detectron2.engine import launch
+from detectron2.engine import default_argument_parser
 
 from mrcnn_plugin import add_mrcnn_config
 from mrcnn_plugin.data import make_shapes, read_statistics, register_datasets
@@ -21,6 +20,7 @@ from mrcnn_plugin.data.declare import declare_datasets, infer_from_files
 from mrcnn_plugin.data.prepare import prepare_datasets, prepared_file
 from mrcnn_plugin.data.spec import DatasetSpec
 from mrcnn_plugin.engine import check_data
+from mrcnn_plugin.engine.launch import launch
 from mrcnn_plugin.errors import RunError
 
 
@@ -493,12 +493,13 @@ def test_make_evaluable():
         content |= {"info": {}, "licenses": []}
 
 
-def _in_two_processes(folder):
+def _in_two_processes(args):
     """Rank 0 has the data; then an error in them, an unexpected error, an OUTPUT_DIR of its own."""
     from detectron2.utils import comm
 
     from mrcnn_plugin.data.processes import run_on_main_process
 
+    folder = args.folder
     cfg = new_cfg("OUTPUT_DIR", f"{folder}/output")
     declare_datasets(cfg, train=[f"a={folder}/data.json"])
     infer_and_register(cfg)
@@ -521,17 +522,14 @@ def _in_two_processes(folder):
     except RunError as error:
         found.append(str(error))
     Path(folder, f"found{comm.get_rank()}.json").write_text(json.dumps(found))
-    comm.synchronize()
-    while len(list(Path(folder).glob("left*"))) < comm.get_world_size():
-        Path(folder, f"left{comm.get_rank()}").touch()
-        time.sleep(0.05)
-    os._exit(0)  # gloo's threads sometimes abort an ordinary exit on a busy machine
 
 
 @pytest.mark.slow
 def test_two_processes_get_the_same_data_and_the_same_errors(tmp_path):
     write_dataset(tmp_path, coco_content(3))
-    launch(_in_two_processes, 2, dist_url="auto", args=(str(tmp_path),))
+    args = default_argument_parser().parse_args(["--num-gpus", "2", "--dist-url", "auto"])
+    args.folder = str(tmp_path)
+    launch(_in_two_processes, args)
     first, second = (json.loads((tmp_path / f"found{rank}.json").read_text()) for rank in (0, 1))
     assert first[:2] == second[:2] == [["disc", "ring"], 3]
     assert first[2] == second[2] and "2.png, image 2: the file does not exist" in first[2]

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from torch.utils.cpp_extension import include_paths, library_paths
 
 TESTS = Path(__file__).resolve().parent
@@ -21,19 +22,6 @@ def find(*names, package):
         if shutil.which(name):
             return name
     return pytest.skip(f"{names[0]} is not installed: apt-get install {package}")
-
-
-def sanitizers(compiler):
-    """The libraries to preload for -fsanitize=address."""
-    paths = [  # without the second, exceptions of the process are not found
-        run(find(compiler, package=PACKAGES[compiler]), f"-print-file-name={name}").strip()
-        for name in ("libasan.so", "libstdc++.so")
-    ]
-    if not all(map(os.path.isabs, paths)):
-        pytest.skip(
-            f"{compiler} has no libasan: apt-get install g++, or dnf install libasan libubsan"
-        )
-    return paths
 
 
 def run(*command, **kwargs):
@@ -76,26 +64,36 @@ def test_everything_compiles_for_arm64():
 # ---- The library ---------------------------------------------------------------------------------
 
 
-def make_package(directory, compiler, *flags):
-    """Copy the package to `directory` and compile its library with `compiler`."""
-    package = directory / "mrcnn_plugin"
-    shutil.copytree(ROOT / "mrcnn_plugin", package, ignore=shutil.ignore_patterns("*.so"))
+def make_library(directory, compiler, *flags):
+    library = directory / "_C.so"
     libraries = (*(f"-L{path}" for path in library_paths()), "-ltorch", "-ltorch_cpu", "-lc10")
-    library = package / "_C.abi3.so"
     compile_with(compiler, "-shared", *flags, *SOURCES, *libraries, "-o", library)
+    return library
 
 
-def run_tests(directory, *names, **environment):
-    """Run tests of RoIAlign in a process that imports the package from `directory`."""
-    path = os.pathsep.join([str(directory), os.environ.get("PYTHONPATH", "")])
+# conftest.py loads the library that MRCNN_TEST_LIBRARY names instead of that of the checkout.
+RUN_PYTEST = """
+import sys, conftest, mrcnn_plugin, pytest, torch
+assert conftest.EMULATION in torch.ops.loaded_libraries
+sys.exit(pytest.main(sys.argv[1:]))
+"""
+
+
+def run_tests(library, *names, **environment):
+    """Run tests of RoIAlign in a process that loads `library`."""
     run(
-        *(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "not slow"),
-        *("--rootdir", ROOT, "-c", ROOT / "pyproject.toml"),
-        *(TESTS / f"test_{name}.py" for name in names),
-        # Tests that start processes are excluded, because those would import this checkout.
+        *(sys.executable, "-c", RUN_PYTEST, "-q", "-p", "no:cacheprovider"),
+        *("-m", "not slow and not gpu", *(TESTS / f"test_{name}.py" for name in names)),
+        # Tests that start processes are excluded, because those would load the checkout's library.
         *("-k", "not (instruction or benchmark_runs or bad_input or documents)", "-s"),
-        cwd=directory,
-        env={**os.environ, "PYTHONPATH": path, **environment},
+        cwd=ROOT,
+        env={
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(map(str, (ROOT, TESTS.parent, TESTS, *sys.path[1:]))),
+            "MRCNN_TEST_LIBRARY": str(library),
+            "OMP_NUM_THREADS": "2",
+            **environment,
+        },
     )
 
 
@@ -104,24 +102,42 @@ NAMES = ("roi_align", "roi_align_errors", "roi_align_kernels", "multiscale_roi_a
 
 @pytest.mark.slow
 def test_library_of_clang(tmp_path):
-    make_package(tmp_path, "clang++", "-O3")
-    run_tests(tmp_path, *NAMES)
+    run_tests(make_library(tmp_path, "clang++", "-O3"), *NAMES)
+
+
+SANITIZERS = (
+    "-fsanitize=address,undefined,float-cast-overflow",
+    *("-fno-sanitize-recover=all", "-g1"),
+)
+
+
+@pytest.fixture(scope="module")
+def sanitized(tmp_path_factory):
+    """A library with the sanitizers, and the environment that it needs."""
+    preload = []
+    for name in ("libasan.so", "libstdc++.so"):  # without the latter, exceptions are not found
+        preload.append(run(find("g++", package="g++"), f"-print-file-name={name}").strip())
+    if not all(map(os.path.isabs, preload)):
+        pytest.skip("g++ has no libasan: apt-get install g++, or dnf install libasan libubsan")
+    environment = {"LD_PRELOAD": " ".join(preload), "ASAN_OPTIONS": "detect_leaks=0"}
+    return make_library(tmp_path_factory.mktemp("library"), "g++", "-O1", *SANITIZERS), environment
 
 
 @pytest.mark.slow
-def test_no_access_is_out_of_bounds_and_no_behaviour_undefined(tmp_path):
+def test_no_access_is_out_of_bounds_and_no_behaviour_undefined(sanitized):
     """Runs with every instruction set that this processor supports."""
-    import torch
-
     import mrcnn_plugin  # noqa: F401
 
-    sanitizers("g++")
-    flags = ("-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-g1")
-    make_package(tmp_path, "g++", "-O1", *flags)
-    environment = {"LD_PRELOAD": " ".join(sanitizers("g++")), "ASAN_OPTIONS": "detect_leaks=0"}
-    run_tests(tmp_path, *NAMES, "roi_align_faults", **environment)
-    pytest.importorskip("hypothesis", reason="pip install hypothesis, or make setup")
-    run_tests(tmp_path, "roi_align_properties", MRCNN_PROPERTY_CASES="300", **environment)
+    library, environment = sanitized
+    run_tests(library, *NAMES, "roi_align_faults", **environment)
     isas = ("baseline", "avx2", "avx512")
     for isa in isas[: isas.index(torch.ops.mrcnn_plugin.cpu_isa())]:
-        run_tests(tmp_path, "roi_align_kernels", MRCNN_PLUGIN_ISA=isa, **environment)
+        run_tests(library, "roi_align_kernels", MRCNN_PLUGIN_ISA=isa, **environment)
+
+
+@pytest.mark.slow
+def test_drawn_calls_under_the_sanitizers(sanitized, record_property):
+    pytest.importorskip("hypothesis", reason="pip install hypothesis, or make setup")
+    library, environment = sanitized
+    run_tests(library, "roi_align_properties", MRCNN_PROPERTY_CASES="800", **environment)
+    record_property("cases", 4 * 800)

@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -71,7 +72,14 @@ def installs(setup_script, monkeypatch, tmp_path):
     """`installs(DETECTRON2)` runs the step of `make setup`; returns the arguments of each pip."""
     monkeypatch.setattr(setup_script, "site_packages", lambda: tmp_path)
     called = []
-    monkeypatch.setattr(setup_script, "pip", lambda what, *arguments: called.append(arguments))
+
+    def pip(what, *arguments):
+        """Notes the arguments, with the content of a requirements file in place of its path."""
+        file = Path(arguments[-1])
+        content = [file.read_text()] if file.is_file() else [arguments[-1]]
+        called.append([*arguments[:-1], *content])
+
+    monkeypatch.setattr(setup_script, "pip", pip)
 
     def install(detectron2=None):
         called.clear()
@@ -96,12 +104,12 @@ def test_a_chosen_checkout_is_kept_until_another_choice(installs, tmp_path):
     alias = tmp_path / "detectron2_pypi.pth"
 
     (copy,) = installs()
-    assert "LabGym==3.1.2" in copy and alias.exists()
+    assert copy[-1].startswith("labgym==3.1.2") and "--require-hashes" in copy and alias.exists()
     (official,) = installs(tmp_path / "checkout")
     assert official[-1] == str(tmp_path / "checkout") and not alias.exists()
     assert installs() == [] and not alias.exists()
     removed, copy = installs("")
-    assert removed[0] == "uninstall" and "LabGym==3.1.2" in copy and alias.exists()
+    assert removed[0] == "uninstall" and copy[-1].startswith("labgym==3.1.2") and alias.exists()
     assert installs() == []
 
 
@@ -133,3 +141,39 @@ def test_make_without_python_is_one_sentence():
     )
     assert done.returncode != 0
     assert done.stderr.splitlines()[0].startswith("setup: there is no 'no_such_python'")
+
+
+# ---- requirements.lock ---------------------------------------------------------------------------
+
+LOCK = (ROOT / "requirements.lock").read_text()
+
+
+def test_only_locked_files_are_installed(setup_script, monkeypatch):
+    called = []
+    monkeypatch.setattr(setup_script, "pip", lambda what, *a: called.append((a, read(a[-1]))))
+    read = lambda path: Path(path).read_text()  # noqa: E731
+    setup_script.install_requirements(setup_script.locked(lambda name: name != "labgym"))
+    (_, build), (arguments, everything) = called
+    assert re.findall(r"^(\S+)==", build, re.MULTILINE) == ["setuptools", "wheel"]
+    assert {"install", "--require-hashes", "--no-deps", "--no-build-isolation"} <= {*arguments}
+    assert re.search("^torch==2", everything, re.MULTILINE) and "labgym" not in everything
+    entries = re.findall(r"^\w.*?(?=^\w|\Z)", everything, re.MULTILINE | re.DOTALL)
+    assert len(entries) > 80 and all("--hash=sha256:" in entry for entry in entries)
+
+
+def test_the_lock_file_has_every_requirement_and_names_no_server():
+    wanted = re.findall(r"^([\w-]+)", (ROOT / "requirements.txt").read_text(), re.MULTILINE)
+    missing = {name.lower() for name in wanted} - {*re.findall("^([\\w-]+)==", LOCK, re.MULTILINE)}
+    assert len(wanted) > 30 and not missing, "run `make lock`"
+    assert "://" not in LOCK and "--index-url" not in LOCK and "--find-links" not in LOCK
+
+
+def test_the_lock_file_satisfies_the_requirements():
+    from packaging.requirements import Requirement
+
+    pinned = re.findall("^([\\w-]+)==(\\S+)", LOCK, re.MULTILINE)
+    text = re.sub("#.*", "", (ROOT / "requirements.txt").read_text())
+    for line in filter(str.strip, text.splitlines()):
+        requirement = Requirement(line)
+        versions = [version for name, version in pinned if name == requirement.name.lower()]
+        assert all(version in requirement.specifier for version in versions), "run `make lock`"

@@ -1,0 +1,17 @@
+"""Which compiled libraries the package loads."""
+
+import pytest
+
+from mrcnn_plugin.layers._library import cuda_libraries
+
+
+@pytest.mark.parametrize("cuda, loads", [("13.0", True), ("13.2", True), ("12.8", False)])
+def test_cuda_kernels_need_a_torch_of_the_same_major_version(tmp_path, cuda, loads):
+    library = tmp_path / "_C_cuda13.abi3.so"
+    library.touch()
+    assert cuda_libraries(tmp_path, cuda) == [library] * loads
+
+
+def test_cuda_kernels_are_not_loaded_into_a_torch_without_cuda(tmp_path):
+    (tmp_path / "_C_cuda13.abi3.so").touch()
+    assert cuda_libraries(tmp_path, None) == []
