@@ -31,16 +31,17 @@ def to_coco(instances: Instances, image_id: int | str, *, first_id: int = 1) -> 
     """
     boxes = instances.pred_boxes.tensor.double().numpy()
     areas = instances.pred_masks.areas().tolist() if instances.has("pred_masks") else None
+    classes, scores = instances.pred_classes.tolist(), instances.scores.tolist()
     found = []
     for index, (x1, y1, x2, y2) in enumerate(boxes.tolist()):
         annotation = {
             "id": first_id + index,
             "image_id": image_id,
-            "category_id": int(instances.pred_classes[index]) + 1,
+            "category_id": classes[index] + 1,
             "bbox": [round(value, 3) for value in (x1, y1, x2 - x1, y2 - y1)],
             "area": round((x2 - x1) * (y2 - y1), 3),
             "iscrowd": 0,
-            "score": round(float(instances.scores[index]), 6),
+            "score": round(scores[index], 6),
         }
         if areas is not None:
             rle = instances.pred_masks[index]

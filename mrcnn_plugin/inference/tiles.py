@@ -1,8 +1,8 @@
 """Predicts large images in overlapping tiles and joins the objects that tiles cut.
 
-supervision's InferenceSlicer compares whole masks. It leaves objects in pieces that are larger than
-the overlap, and needs packages (av, scipy) that nothing else here does. This module compares masks
-where both tiles see the image.
+supervision 0.31's InferenceSlicer compares whole masks instead of the area that both tiles see: a
+disc of 600 pixels in tiles of 256 stays in 7 pieces at its default threshold. It also needs av and
+scipy.
 """
 
 from collections.abc import Callable, Sequence

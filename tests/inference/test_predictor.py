@@ -3,13 +3,11 @@
 import numpy as np
 import pytest
 import torch
-from builders import tame_random_weights, tiny_cfg
+from builders import tiny_model_file as write
 from detectron2.engine import DefaultPredictor
-from detectron2.modeling import build_model
 from PIL import Image
 
 from mrcnn_plugin import Predictor
-from mrcnn_plugin.checkpoint.model_file import description, write_model_file
 from mrcnn_plugin.errors import ConfigError
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (90, 130, 3), dtype=np.uint8)
@@ -19,18 +17,6 @@ IMAGE = np.random.default_rng(0).integers(0, 256, (90, 130, 3), dtype=np.uint8)
 def model_file(tmp_path_factory):
     path = tmp_path_factory.mktemp("model") / "model.pth"
     return write(path)
-
-
-def write(path, *opts, **about):
-    torch.manual_seed(0)
-    names = ("apple", "cup", "pen")
-    size = ("INPUT.MIN_SIZE_TEST", 96, "INPUT.MAX_SIZE_TEST", 160)
-    cfg = tiny_cfg("DATASETS.CLASS_NAMES", names, *size, *opts)
-    model = build_model(cfg)
-    if cfg.MODEL.MASK_ON:
-        tame_random_weights(model)
-    write_model_file(path, model.state_dict(), {**description(cfg), **about})
-    return path
 
 
 def same(found, expected):
