@@ -19,9 +19,10 @@ os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 SUBCOMMANDS = {
     "train": "train, resume and evaluate; the same as train_net.py",
     "slurm": "submit a training to Slurm, which is requeued and resumed",
+    "predict": "find instances in images and videos with a model file",
     "dataset": "check, describe, draw and convert datasets",
     "report": "rebuild the report of a run, or compare runs",
-    "weights": "convert weight files",
+    "weights": "convert weight files, show a model file",
     "replay": "compute a step that had a non-finite loss again",
 }
 

@@ -11,10 +11,12 @@ import pycocotools.mask as mask_utils
 import torch
 from detectron2.config import CfgNode, get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.modeling import build_model
 from detectron2.structures import BitMasks, Boxes, Instances
 from detectron2.utils.env import seed_all_rng
 
 from mrcnn_plugin import add_mrcnn_config
+from mrcnn_plugin.checkpoint.model_file import description, write_model_file
 from mrcnn_plugin.data.masks import to_rle
 from mrcnn_plugin.engine import MRCNNTrainer
 from mrcnn_plugin.evaluation import AnalysingCOCOEvaluator
@@ -84,6 +86,19 @@ def tame_random_weights(model: torch.nn.Module) -> None:
         heads.box_predictor.cls_score.weight.normal_(std=0.2)
         heads.box_predictor.bbox_pred.weight.normal_(std=0.02)
         heads.mask_head.predictor.weight.normal_(std=0.2)
+
+
+def tiny_model_file(path: Path, *opts, **about) -> Path:
+    """A model file of `tiny_cfg` with random weights, which finds something in every image."""
+    torch.manual_seed(0)
+    names = ("apple", "cup", "pen")
+    size = ("INPUT.MIN_SIZE_TEST", 96, "INPUT.MAX_SIZE_TEST", 160)
+    cfg = tiny_cfg("DATASETS.CLASS_NAMES", names, *size, *opts)
+    model = build_model(cfg)
+    if cfg.MODEL.MASK_ON:
+        tame_random_weights(model)
+    write_model_file(path, model.state_dict(), {**description(cfg), **about})
+    return path
 
 
 def forget(*names: str) -> None:

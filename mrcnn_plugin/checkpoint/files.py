@@ -52,8 +52,12 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
             unfinished.unlink()
         raise RunError(
             f"{path} could not be written ({error.strerror or error}). Free space or make the "
-            "folder writable, and continue with --resume. Files from before are intact."
+            "folder writable, and run it again (a training with --resume). Files from before are "
+            "intact."
         ) from error
+    except BaseException:  # Ctrl-C, or the content could not be computed
+        unfinished.unlink(missing_ok=True)
+        raise
 
 
 def _call(write: Callable, file: BinaryIO) -> None:

@@ -1,22 +1,27 @@
 """mrcnn weights: convert weight files to this plugin's models, or back to detectron2's C4 model.
 
 examples:
+  mrcnn weights show output/model_best.pth
   mrcnn weights --config-file mask_rcnn_R101_C4.yaml model_final_a2914c.pkl out.pth
   mrcnn weights --config-file mask_rcnn_R101_C4.yaml --backbone resnet101.pth out.pth
   mrcnn weights --config-file CONFIG --to-detectron2 output/model_final.pth stock.pth
 
 The input is a Model Zoo file, a checkpoint, torchvision's resnet50 or resnet101, a Detectron
 (Caffe2) pickle or one of MSRA's ImageNet nets. A tensor that the model needs and the input lacks
-is an error.
+is an error. `show` prints what a file contains.
 """
 
 import argparse
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 
 import torch
+from detectron2.config import CfgNode, get_cfg
 from detectron2.modeling import build_model
 from torch import Tensor, nn
 
+from ..checkpoint.model_file import ModelFile, read_model_file
 from ..checkpoint.weights import (
     TORCHVISION_CONFIG,
     check_fit,
@@ -24,8 +29,9 @@ from ..checkpoint.weights import (
     to_detectron2,
     to_mrcnn,
 )
+from ..config import add_mrcnn_config
 from ..engine import load_config
-from ..errors import RunError
+from ..errors import ConfigError, RunError
 
 
 def argument_parser() -> argparse.ArgumentParser:
@@ -75,6 +81,72 @@ def read_input(path: str) -> Mapping[str, Tensor]:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
+    argv = sys.argv[1:] if argv is None else argv
+    if argv and argv[0] == "show":
+        return show(argv[1:])
+    return convert(argv)
+
+
+def show(argv: Sequence[str]) -> None:
+    """Print what a model file or another weight file contains."""
+    parser = argparse.ArgumentParser(prog="mrcnn weights show")
+    parser.add_argument("file", metavar="FILE", help="a model file, or weights of another kind")
+    parser.add_argument("--config", action="store_true", help="print the whole config as yaml")
+    args = parser.parse_args(argv)
+    if not Path(args.file).is_file():
+        raise RunError(f"{args.file} does not exist")
+    try:
+        content = read_model_file(args.file)
+    except ConfigError:
+        weights = read_input(args.file)
+        if args.config:
+            raise RunError(f"{args.file} has weights only, no config") from None
+        print(f"{args.file}: weights without config and classes")
+        print(f"{_size(weights)}\nnames       {_some(list(weights))}")
+        return
+    print(content.config if args.config else _described(args.file, content))
+
+
+def _described(path: str, content: ModelFile) -> str:
+    cfg, defaults = content.cfg(), get_cfg()
+    add_mrcnn_config(defaults)
+    thresholds = content.score_thresholds or [None] * len(content.class_names)
+    classes = [
+        name if threshold is None else f"{name} (score >= {threshold:.2f})"
+        for name, threshold in zip(content.class_names, thresholds)
+    ]
+    changes = [f"  {key} {value}" for key, value in _differences(cfg, defaults)]
+    lines = (
+        f"{path}: model file of mrcnn_plugin {content.version}",
+        f"classes     {', '.join(classes)}",
+        f"backbone    ResNet-{cfg.MODEL.RESNETS.DEPTH}, {cfg.MODEL.BACKBONE.NAME}",
+        f"image size  shorter side {cfg.INPUT.MIN_SIZE_TEST}, longer side at most "
+        f"{cfg.INPUT.MAX_SIZE_TEST}, {cfg.INPUT.FORMAT}",
+        _size(content.weights),
+        "config      these keys differ from the defaults (--config prints all):",
+        *changes,
+    )
+    return "\n".join(lines)
+
+
+def _size(weights: Mapping[str, Tensor]) -> str:
+    """The line with the number of tensors and of values in them."""
+    number = sum(tensor.numel() for tensor in weights.values())
+    return f"tensors     {len(weights)} with {number:,} values"
+
+
+def _differences(cfg: CfgNode, defaults: CfgNode, prefix: str = "") -> Iterator[tuple[str, object]]:
+    """Keys, with dots, and values that are not those of the defaults."""
+    for key, value in sorted(cfg.items()):
+        default = defaults.get(key)
+        if isinstance(value, CfgNode) and isinstance(default, CfgNode):
+            yield from _differences(value, default, f"{prefix}{key}.")
+        elif value != default:
+            yield f"{prefix}{key}", value
+
+
+def convert(argv: Sequence[str]) -> None:
+    """Convert a weight file."""
     args = argument_parser().parse_args(argv)
     weights = read_input(args.input)
     model, has_2k_scores = target_model(args)

@@ -14,8 +14,8 @@ from ..checkpoint.files import write_atomically
 from ..config import check_mrcnn_config
 from .config_loading import find_config, load_config, merge_config
 from .datasets import check_data, use_datasets
-from .epochs import fit_schedule, infers_schedule
 from .distributed import describe_process
+from .epochs import fit_schedule, infers_schedule
 from .learning_rate import LearningRate, fit_learning_rate
 from .logs import FILE_ONLY, start_logging
 from .options import check_solver, check_training_options

@@ -17,7 +17,9 @@ from torch import Tensor, nn
 
 from ..checkpoint.model_file import ModelFile, read_model_file
 from ..errors import ConfigError
+from .formats import to_coco, to_labelme, to_polygons
 from .masks import encode_masks
+from .tiles import predict_tiles
 
 ImageLike = str | Path | np.ndarray | Image.Image
 
@@ -43,6 +45,9 @@ class Predictor:
         *,
         device: str | None = None,
         threshold: float | Sequence[float] | None = None,
+        tile: int | None = None,
+        overlap: int | None = None,
+        batch_size: int = 1,
     ):
         """
         Args:
@@ -50,9 +55,14 @@ class Predictor:
             device: "cpu" or "cuda"; None uses a GPU if there is one.
             threshold: the score from which on detections are kept, of all classes or of each. None
                 uses those of the file, which have the best F1 at the evaluation, or else 0.5.
+            tile: side in pixels of the tiles in which larger images are predicted. Each is resized
+                as an image is. None predicts every image in one piece.
+            overlap: of tiles in pixels; None means a fifth of their side.
+            batch_size: tiles that go through the model together.
 
         Raises:
-            ConfigError: the file is not a model file, or the threshold is not between 0 and 1.
+            ConfigError: the file is not a model file, the threshold is not between 0 and 1, or the
+                tiles do not fit the overlap or the model.
         """
         content = model_file if isinstance(model_file, ModelFile) else read_model_file(model_file)
         cfg = content.cfg()
@@ -62,6 +72,10 @@ class Predictor:
         cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = float(self.thresholds.min())
         cfg.freeze()
         self.cfg = cfg
+        self.tile, self.overlap, self.batch_size = tile, overlap, batch_size
+        if tile is not None:
+            self.overlap = max(1, tile // 5) if overlap is None else overlap
+            _check_tiles(cfg, tile, self.overlap)
         self.model = _build(cfg, content.weights)
         self._resize = ResizeShortestEdge([cfg.INPUT.MIN_SIZE_TEST] * 2, cfg.INPUT.MAX_SIZE_TEST)
 
@@ -88,7 +102,29 @@ class Predictor:
         """
         if isinstance(images, (str, Path, np.ndarray, Image.Image)):
             return self([images], format=format)[0]
-        inputs = [self._input(_read(image, format)) for image in images]
+        arrays = [_read(image, format) for image in images]
+        if self.tile is None:
+            return self._predict_arrays(arrays)
+        tiling = (self.tile, self.overlap, self.batch_size)
+        return [predict_tiles(self._predict_arrays, array, *tiling) for array in arrays]
+
+    def to_coco(self, instances: Instances, image_id: int | str, *, first_id: int = 1):
+        """The annotations of an image in a COCO json; see `formats.to_coco`."""
+        return to_coco(instances, image_id, first_id=first_id)
+
+    def to_labelme(self, instances: Instances, file_name: str, *, tolerance: float = 0.0) -> dict:
+        """The content of a labelme json; see `formats.to_labelme`."""
+        return to_labelme(instances, file_name, self.class_names, tolerance=tolerance)
+
+    def to_polygons(
+        self, instances: Instances, *, tolerance: float = 0.0
+    ) -> list[list[list[float]]]:
+        """The polygons of each instance; see `formats.to_polygons`."""
+        return to_polygons(instances, tolerance=tolerance)
+
+    def _predict_arrays(self, images: list[np.ndarray]) -> list[Instances]:
+        """The instances of BGR images, which go through the model by size."""
+        inputs = [self._input(image) for image in images]
         by_size: dict[tuple, list[int]] = defaultdict(list)
         for index, image in enumerate(inputs):
             by_size[tuple(image["image"].shape)].append(index)
@@ -135,6 +171,15 @@ def _thresholds(threshold: float | Sequence[float] | None, content: ModelFile) -
     if not ((values >= 0) & (values <= 1)).all():
         raise ConfigError(f"the threshold is {threshold}; expected values from 0 to 1")
     return values
+
+
+def _check_tiles(cfg: CfgNode, tile: int, overlap: int) -> None:
+    if not cfg.MODEL.MASK_ON:
+        raise ConfigError("tiles are joined by masks, but MODEL.MASK_ON of this model is False")
+    if not 1 <= overlap < tile:
+        raise ConfigError(
+            f"tiles of {tile} pixels overlap by {overlap} pixels; expected from 1 to {tile - 1}"
+        )
 
 
 def _build(cfg: CfgNode, weights: dict[str, Tensor]) -> nn.Module:

@@ -3,13 +3,11 @@
 import numpy as np
 import pytest
 import torch
-from builders import tame_random_weights, tiny_cfg
+from builders import tiny_model_file as write
 from detectron2.engine import DefaultPredictor
-from detectron2.modeling import build_model
 from PIL import Image
 
 from mrcnn_plugin import Predictor
-from mrcnn_plugin.checkpoint.model_file import description, write_model_file
 from mrcnn_plugin.errors import ConfigError
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (90, 130, 3), dtype=np.uint8)
@@ -19,18 +17,6 @@ IMAGE = np.random.default_rng(0).integers(0, 256, (90, 130, 3), dtype=np.uint8)
 def model_file(tmp_path_factory):
     path = tmp_path_factory.mktemp("model") / "model.pth"
     return write(path)
-
-
-def write(path, *opts, **about):
-    torch.manual_seed(0)
-    names = ("apple", "cup", "pen")
-    size = ("INPUT.MIN_SIZE_TEST", 96, "INPUT.MAX_SIZE_TEST", 160)
-    cfg = tiny_cfg("DATASETS.CLASS_NAMES", names, *size, *opts)
-    model = build_model(cfg)
-    if cfg.MODEL.MASK_ON:
-        tame_random_weights(model)
-    write_model_file(path, model.state_dict(), {**description(cfg), **about})
-    return path
 
 
 def same(found, expected):
@@ -143,3 +129,36 @@ def test_a_model_without_masks(tmp_path):
     path = write(tmp_path / "model.pth", "MODEL.MASK_ON", False)
     found = Predictor(path, device="cpu", threshold=0.1)(IMAGE)
     assert len(found) and not found.has("pred_masks")
+
+
+def test_tiles_of_a_predictor(model_file):
+    """Each tile is predicted as an image of its own, then shifted."""
+    image = np.random.default_rng(1).integers(0, 256, (90, 200, 3), dtype=np.uint8)
+    whole = Predictor(model_file, device="cpu", threshold=0.1)
+    tiled = Predictor(model_file, device="cpu", threshold=0.1, tile=120, overlap=40, batch_size=2)
+    left, right = whole([image[:, :120], image[:, 80:]])
+    found = tiled(image)
+    boxes = [*left.pred_boxes.tensor.tolist(), *(right.pred_boxes.tensor + 80).tolist()]
+    assert 0 < len(found) <= len(boxes) and found.image_size == (90, 200)
+    assert found.scores.max() == max(left.scores.max(), right.scores.max())
+    assert found.pred_masks.image_size == (90, 200)
+    same(tiled(image[:, :100]), whole(image[:, :100]))  # smaller than a tile
+    assert tiled.overlap == 40 and Predictor(model_file, tile=100).overlap == 20
+
+
+def test_tiles_that_do_not_fit_are_an_error(model_file, tmp_path):
+    with pytest.raises(ConfigError, match="tiles of 100 pixels overlap by 100 pixels; expected"):
+        Predictor(model_file, tile=100, overlap=100)
+    path = write(tmp_path / "boxes.pth", "MODEL.MASK_ON", False)
+    with pytest.raises(ConfigError, match=r"joined by masks, but MODEL\.MASK_ON"):
+        Predictor(path, tile=100)
+
+
+def test_output_formats_of_a_predictor(model_file):
+    predictor = Predictor(model_file, device="cpu", threshold=0.1)
+    found = predictor(IMAGE)
+    annotations = predictor.to_coco(found, 3)
+    labels = predictor.to_labelme(found, "image.png")["shapes"]
+    assert len(annotations) == len(predictor.to_polygons(found)) == len(found)
+    assert {a["image_id"] for a in annotations} == {3}
+    assert {shape["label"] for shape in labels} <= {"apple", "cup", "pen"}
