@@ -93,7 +93,7 @@ class MRCNNTrainer(DefaultTrainer):
 
         Args:
             cfg: a full config.
-            mapper: pass one of your own from a subclass; None is detectron2's `DatasetMapper`.
+            mapper: pass one of your own from a subclass; None is that of `training_mapper`.
         """
         return build_train_loader(cfg, mapper=mapper)
 
