@@ -17,6 +17,7 @@ A dataset is written json:images, as in train_net.py (which also accepts name=js
 import argparse
 import random
 import re
+import shlex
 import tempfile
 from pathlib import Path
 
@@ -80,7 +81,18 @@ def check(args):
     )
     if args.write:
         write_json(content, args.write)
+    if not counts[Severity.ERROR]:
+        print(f"next: {_train_command(args)}")
     return int(counts[Severity.ERROR] > 0)
+
+
+def _train_command(args):
+    """A command that trains on what was checked."""
+    val = ["--val", str(args.val)] if args.val else ["--val-fraction", "0.2"]
+    drop_bad = ["--drop-bad"] if args.drop_bad else []
+    config = ["--config-file", "mask_rcnn_R101_C4_finetune.yaml"]
+    command = ["mrcnn", "train", *config, "--train", str(args.data), *val, "--epochs", "20"]
+    return shlex.join(command + drop_bad)
 
 
 def stats(args):

@@ -13,6 +13,7 @@ Examples:
 
 import argparse
 import logging
+import shlex
 from collections.abc import Sequence
 
 from detectron2.engine import default_argument_parser
@@ -66,7 +67,9 @@ def train(args: argparse.Namespace) -> dict:
     if not args.eval_only:
         trainer = MRCNNTrainer(cfg)
         trainer.resume_or_load(resume=args.resume)
-        return trainer.train()
+        results = trainer.train()
+        logger.info(f"next: mrcnn report {shlex.quote(cfg.OUTPUT_DIR)}")
+        return results
 
     model = MRCNNTrainer.build_model(cfg)
     checkpointer = ReportingCheckpointer(model, cfg.OUTPUT_DIR)

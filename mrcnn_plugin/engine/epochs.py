@@ -61,10 +61,12 @@ def fit_schedule(cfg: CfgNode, *, epochs: float | None, given: Collection[str]) 
     else:
         why = "--epochs" if epochs else f"inferred: {_ITERATIONS} iterations, 12 to 100 epochs"
         epochs = epochs or min(max(_ITERATIONS / per_epoch, _FEWEST_EPOCHS), _MOST_EPOCHS)
-        max_iter = math.ceil(round(epochs * per_epoch, 6))
+        exact = round(epochs * per_epoch, 6)
+        max_iter = math.ceil(exact)
+        rounded = "" if exact == max_iter else f"{exact:g}, so "
         logger.info(
             f"{epochs:.4g} epochs ({why}) of {num_images} images in batches of {batch}: "
-            f"{epochs:.4g} * {num_images} / {batch} = {max_iter} iterations"
+            f"{epochs:.4g} * {num_images} / {batch} = {rounded}{max_iter} iterations"
         )
     _set(cfg, schedule(max_iter, epochs, warmup=cfg.SOLVER.WARMUP_ITERS), given)
 

@@ -48,6 +48,8 @@ def test_the_commands_of_the_page(workplace):
     assert len(list((output / "my_predictions/overlays").rglob("*.png"))) == 6
     assert len(list((output / "my_augmented").iterdir())) == 12
     assert "'ROTATION': 20.0" in printed
+    for next_command in ("mrcnn train --config-file", "mrcnn report output/my", "mrcnn predict"):
+        assert f"next: {next_command}" in printed
     assert "evaluating on test" in printed.lower()
     assert "are copied for 2 classes" in printed and "of 1 classes (hexagon) start" in printed
 

@@ -85,7 +85,9 @@ def test_epochs_count_the_images_that_are_trained_on(start, caplog):
 
 def test_part_of_an_epoch(start):
     assert start("--epochs", 0.25).SOLVER.MAX_ITER == 1
-    assert start("--epochs", 1.1).SOLVER.MAX_ITER == 5  # 4.4 iterations, rounded up
+    cfg = start("--epochs", 1.1)
+    assert cfg.SOLVER.MAX_ITER == 5
+    assert "1.1 * 8 / 2 = 4.4, so 5 iterations" in (ROOT / cfg.OUTPUT_DIR / "log.txt").read_text()
 
 
 def test_keys_on_the_command_line_win(start):
