@@ -70,6 +70,24 @@ def add_mrcnn_config(cfg: CN) -> None:
     # default such an image ends the run.
     cfg.DATALOADER.SKIP_BAD_IMAGES = False
 
+    # ---- Augmentation (docs/finetune.md) ---------------------------------------------------------
+
+    cfg.INPUT.AUG = CN()
+    # Replaces detectron2's augmentation in training. False leaves it as it is.
+    cfg.INPUT.AUG.ENABLED = False
+    # Probabilities, in place of INPUT.RANDOM_FLIP.
+    cfg.INPUT.AUG.HORIZONTAL_FLIP = 0.5
+    cfg.INPUT.AUG.VERTICAL_FLIP = 0.0
+    # Smallest and largest factor of the size that MIN_SIZE_TRAIN gives. MAX_SIZE_TRAIN still holds.
+    cfg.INPUT.AUG.SCALE = (0.8, 1.25)
+    # Smallest and largest part of the height, and of the width, that is cut out, in place of
+    # INPUT.CROP. Objects keep their scale.
+    cfg.INPUT.AUG.CROP = (1.0, 1.0)
+    # Largest rotation in degrees, in both directions. The corners get MODEL.PIXEL_MEAN.
+    cfg.INPUT.AUG.ROTATION = 0.0
+    # Largest change of brightness, contrast, saturation and hue, as torchvision's ColorJitter.
+    cfg.INPUT.AUG.COLOR = (0.2, 0.2, 0.2, 0.0)
+
     # ---- Training (docs/monitoring.md). With the defaults, training is detectron2's. -------------
 
     # Compute each batch of IMS_PER_BATCH images in this many pieces and average their gradients.

@@ -9,6 +9,7 @@ from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.utils import comm
 
 from ..errors import ConfigError, RunError
+from .class_rows import copy_class_rows, describe_rows, names_in_file
 from .files import find_checkpoint, save_whole, tag_checkpoint
 from .weight_files import load_torch_file, load_weight_file
 from .weights import diagnose
@@ -27,6 +28,8 @@ class ReportingCheckpointer(DetectionCheckpointer):
     see `files.find_checkpoint`. Folders with an address ("s3://...") are left to detectron2.
     """
 
+    class_names: list[str] | None = None  # of the model, in order; None if they are not known
+    _is_resuming = True
     _to_resume: str | None = None  # what `get_checkpoint_file` has found, until the next save
     _weights = ""  # the file that the run starts from, if it is not resumed
     _is_resumed = False  # while a file is loaded: with the states of everything, or weights only
@@ -85,6 +88,14 @@ class ReportingCheckpointer(DetectionCheckpointer):
             self._to_resume = agreed_checkpoint(self.save_dir, self._weights)
         return self._to_resume
 
+    def resume_or_load(self, path: str, *, resume: bool = True) -> dict:
+        """Load the last checkpoint if `resume` and there is one, else the weights in `path`.
+
+        Weights are fitted to `class_names`: see `class_rows`. A checkpoint is loaded as it is.
+        """
+        self._is_resuming = resume and self.has_checkpoint()
+        return super().resume_or_load(path, resume=resume)
+
     def _has_local_folder(self) -> bool:
         return bool(self.save_dir) and "://" not in self.save_dir
 
@@ -107,6 +118,7 @@ class ReportingCheckpointer(DetectionCheckpointer):
         Raises:
             ConfigError: the file has weights, but none of them is a tensor of this model.
         """
+        self._fit_classes(checkpoint)
         in_file = list(checkpoint["model"])
         incompatible = super()._load_model(checkpoint)
         wrong_shape = {name: shapes for name, *shapes in incompatible.incorrect_shapes}
@@ -136,6 +148,16 @@ class ReportingCheckpointer(DetectionCheckpointer):
                 "would train from random weights. Check MODEL.WEIGHTS and MODEL.RESNETS.DEPTH."
             )
         return incompatible
+
+    def _fit_classes(self, checkpoint: dict) -> None:
+        """Copy the rows of the predictors by class name, unless a run is resumed."""
+        in_model, in_file = self.class_names, names_in_file(checkpoint)
+        if self._is_resuming or not in_model or not in_file or in_model == in_file:
+            return
+        self.logger.info(describe_rows(in_file, in_model))
+        checkpoint["model"] = copy_class_rows(
+            checkpoint["model"], self.model.state_dict(), in_file=in_file, in_model=in_model
+        )
 
 
 def _plain(state):

@@ -8,6 +8,7 @@
     mrcnn dataset check train.json:photos --val val.json:photos
     mrcnn dataset stats my.json:photos --plot stats.png
     mrcnn dataset draw my.json:photos drawn/ --num 20
+    mrcnn dataset draw my.json:photos drawn/ --augmented 4 --opts INPUT.AUG.ENABLED True
 
 A dataset is written json:images, as in train_net.py (which also accepts name=json:images). Without
 :images, the images are expected in the directory of the json.
@@ -16,6 +17,7 @@ A dataset is written json:images, as in train_net.py (which also accepts name=js
 import argparse
 import random
 import re
+import shlex
 import tempfile
 from pathlib import Path
 
@@ -39,6 +41,7 @@ from ..data.findings import Findings, Severity, count_severities, format_problem
 from ..data.spec import DatasetSpec
 from ..data.statistics import coco_statistics
 from ..data.statistics_output import format_statistics, plot_statistics
+from .draw_augmented import add_augmented_arguments, draw_augmented
 
 
 def read_checked(spec, *, drop_bad, full=False, class_names=None):
@@ -78,7 +81,18 @@ def check(args):
     )
     if args.write:
         write_json(content, args.write)
+    if not counts[Severity.ERROR]:
+        print(f"next: {_train_command(args)}")
     return int(counts[Severity.ERROR] > 0)
+
+
+def _train_command(args):
+    """A command that trains on what was checked."""
+    val = ["--val", str(args.val)] if args.val else ["--val-fraction", "0.2"]
+    drop_bad = ["--drop-bad"] if args.drop_bad else []
+    config = ["--config-file", "mask_rcnn_R101_C4_finetune.yaml"]
+    command = ["mrcnn", "train", *config, "--train", str(args.data), *val, "--epochs", "20"]
+    return shlex.join(command + drop_bad)
 
 
 def stats(args):
@@ -106,15 +120,25 @@ def draw(args):
         records = random.Random(args.seed).sample(records, args.num)
     metadata = Metadata(thing_classes=sorted_class_names(content))
     args.output.mkdir(parents=True, exist_ok=True)
-    for record in records:
-        image = utils.read_image(record["file_name"], format="RGB")
-        drawn = Visualizer(image, metadata).draw_dataset_dict(record).get_image()
+    count = 0
+    for record, variant, drawn in _drawings(records, content, metadata, args):
         # An image id can be any text: as part of a file name it must not lead to another directory.
         image_id = re.sub(r"[^\w.-]", "_", str(record["image_id"]))
-        path = args.output / f"{image_id}_{Path(record['file_name']).stem}.jpg"
+        path = args.output / f"{image_id}_{Path(record['file_name']).stem}{variant}.jpg"
         cv2.imwrite(str(path), drawn[:, :, ::-1])
-    print(f"{len(records)} images drawn into {args.output}")
+        count += 1
+    print(f"{count} images drawn into {args.output}")
     return 0
+
+
+def _drawings(records, content, metadata, args):
+    """(record, end of the file's name, drawn RGB image) of each drawing."""
+    if args.augmented:
+        yield from draw_augmented(records, content, metadata, args)
+        return
+    for record in records:
+        image = utils.read_image(record["file_name"], format="RGB")
+        yield record, "", Visualizer(image, metadata).draw_dataset_dict(record).get_image()
 
 
 def convert(args):
@@ -181,6 +205,7 @@ def argument_parser():
     sub.add_argument("output", type=Path, help="directory for the drawn images")
     sub.add_argument("--num", type=int, default=20, help="how many, at random; 0 for all")
     sub.add_argument("--seed", type=int, default=0, help="seed of the random choice")
+    add_augmented_arguments(sub)
 
     sub = _add(commands, convert, "COCO json of labelme, VIA, mask PNGs, VOC PNGs")
     sub.add_argument("format", choices=sorted(CONVERTERS))

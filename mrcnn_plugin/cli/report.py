@@ -14,6 +14,7 @@ it is read but images in the image folders that its config names.
 
 import argparse
 import logging
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -97,6 +98,10 @@ def _report(cfgs: list[CfgNode], args: argparse.Namespace) -> None:
         print(draw_run(cfgs[0], args.image))
         print(f"ground truth, predictions and curves: {args.image}")
     print(f"report: {build_report(cfgs[0])}")
+    files = [Path(args.runs[0], name) for name in ("model_best.pth", "model_final.pth")]
+    model = next((str(file) for file in files if file.exists()), None)
+    if model:
+        print(f"next: mrcnn predict {shlex.quote(model)} IMAGES --out DIR")
 
 
 def load_run(folder: str) -> CfgNode:

@@ -7,6 +7,7 @@ from detectron2.data import MetadataCatalog
 from detectron2.utils import comm
 
 from ..errors import ConfigError
+from .augmentation import check_augmentation
 
 _AP = {
     "bbox": ("AP", "AP50", "AP75", "APs", "APm", "APl"),
@@ -27,15 +28,18 @@ def check_training_options(cfg: CfgNode) -> None:
         _check_metric_name(cfg)
 
 
-def check_solver(cfg: CfgNode) -> None:
+def check_solver(cfg: CfgNode, *, infers_max_iter: bool = False) -> None:
     """Check the numbers of iterations and of images per batch.
+
+    Args:
+        cfg: with command-line overrides.
+        infers_max_iter: `SOLVER.MAX_ITER` is set later, from the number of images.
 
     Raises:
         ConfigError: one of them is below 1, or the processes cannot share a batch equally.
     """
-    for key in ("MAX_ITER", "IMS_PER_BATCH"):
-        if cfg.SOLVER[key] < 1:
-            raise ConfigError(f"SOLVER.{key} is {cfg.SOLVER[key]}; expected 1 or more")
+    for key in ("IMS_PER_BATCH",) if infers_max_iter else ("IMS_PER_BATCH", "MAX_ITER"):
+        _check_at_least_one(cfg, key)
     processes = comm.get_world_size()
     if not cfg.SOLVER.REFERENCE_WORLD_SIZE and cfg.SOLVER.IMS_PER_BATCH % processes:
         raise ConfigError(
@@ -44,13 +48,20 @@ def check_solver(cfg: CfgNode) -> None:
         )
 
 
+def _check_at_least_one(cfg: CfgNode, key: str) -> None:
+    if cfg.SOLVER[key] < 1:
+        raise ConfigError(f"SOLVER.{key} is {cfg.SOLVER[key]}; expected 1 or more")
+
+
 def check_required_options(cfg: CfgNode) -> None:
     """Check everything but the name of the metric, which depends on the evaluators of a trainer.
 
     Raises:
         ConfigError: two options contradict each other, or a value is out of range.
     """
+    _check_at_least_one(cfg, "MAX_ITER")  # `mrcnn train` infers it if a config file has 0
     _check_accumulate(cfg)
+    check_augmentation(cfg)
     test = cfg.TEST
     if not 0 <= cfg.SOLVER.EMA_DECAY < 1:
         raise ConfigError(

@@ -15,6 +15,7 @@ from ..config import check_mrcnn_config
 from .config_loading import find_config, load_config, merge_config
 from .datasets import check_data, use_datasets
 from .distributed import describe_process
+from .epochs import fit_schedule, infers_schedule
 from .learning_rate import LearningRate, fit_learning_rate
 from .logs import FILE_ONLY, start_logging
 from .options import check_solver, check_training_options
@@ -28,7 +29,8 @@ def setup(args: argparse.Namespace) -> CfgNode:
     """The frozen config of a run, whose inputs have been checked and whose logging has started.
 
     In order: config file, overrides, output folder, logging, learning rate, device, datasets,
-    random seed, checks of the options, weights and data.
+    checks of the weights and data, schedule (it depends on the number of images), random seed,
+    checks of the options.
 
     Args:
         args: of `cli.train.argument_parser`.
@@ -40,24 +42,27 @@ def setup(args: argparse.Namespace) -> CfgNode:
     args.config_file = find_config(args.config_file)
     cfg = load_config(args.config_file)
     reference = LearningRate.of(cfg)
+    infers = training and infers_schedule(cfg, args.epochs)
+    given = set(args.opts[0::2])
     merge_config(cfg, opts=args.opts)
     check_output_dir(cfg.OUTPUT_DIR)
     start_logging(cfg.OUTPUT_DIR)
 
     if training:
-        check_solver(cfg)
+        check_solver(cfg, infers_max_iter=infers and "SOLVER.MAX_ITER" not in given)
         fit_learning_rate(cfg, reference, scale=args.auto_scale_lr)
     use_available_device(cfg)
     check_mrcnn_config(cfg)
     use_datasets(cfg, args)
+    check_inputs(cfg, training=training)
+    check_start(cfg, training=training, resume=args.resume)
+    check_data(cfg, training=training)
+    if infers:
+        fit_schedule(cfg, epochs=args.epochs, given=given)
     cfg.freeze()
     log_and_seed(cfg, args)
     if training:
         check_training_options(cfg)
-    check_inputs(cfg, training=training)
-    check_start(cfg, training=training, resume=args.resume)
-    check_data(cfg, training=training)
-    if training:
         prepare_output_dir(cfg, resume=args.resume)
     save_config(cfg)  # last, so that a run that cannot start does not replace the config of another
     return cfg

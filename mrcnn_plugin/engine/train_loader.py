@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from ..data.reading import ReportingMapper
 from ..errors import RunError
+from .augmentation import training_mapper
 from .rng import derived_seed, preserved_rng
 
 logger = logging.getLogger(__name__)
@@ -176,8 +177,9 @@ def build_train_loader(cfg: CfgNode, *, mapper=None) -> TrainLoader | DataLoader
 
     Args:
         cfg: a full config. `DATALOADER.TIMEOUT` is the longest time in seconds to wait for workers.
-        mapper: turns a dataset dict into a model's input; detectron2's `DatasetMapper` if None.
+        mapper: turns a dataset dict into a model's input; `training_mapper` if None.
     """
+    mapper = mapper or training_mapper(cfg)
     parts = build_detection_train_loader.from_config(cfg, mapper=mapper)
     images, mapper = parts["dataset"], parts["mapper"]
 

@@ -23,6 +23,8 @@ from detectron2.utils.events import EventStorage
 from torch import nn
 
 from ..checkpoint.checkpointer import ReportingCheckpointer
+from ..checkpoint.class_rows import known_names
+from ..checkpoint.model_file import class_names
 from ..data.reading import ReportingMapper
 from ..errors import ConfigError
 from ..evaluation import AnalysingCOCOEvaluator, inference_folder
@@ -70,6 +72,7 @@ class MRCNNTrainer(DefaultTrainer):
         self.checkpointer = ReportingCheckpointer(
             model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self)
         )
+        self.checkpointer.class_names = known_names(class_names(cfg))
         self.start_iter = 0
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.cfg = cfg
@@ -92,7 +95,7 @@ class MRCNNTrainer(DefaultTrainer):
 
         Args:
             cfg: a full config.
-            mapper: pass one of your own from a subclass; None is detectron2's `DatasetMapper`.
+            mapper: pass one of your own from a subclass; None is that of `training_mapper`.
         """
         return build_train_loader(cfg, mapper=mapper)
 

@@ -1,14 +1,12 @@
 """Runs every command of docs/custom_data.md, in order, on small images."""
 
 import json
-import os
 import re
-import subprocess
-import sys
 
 import cv2
 import pytest
 from builders import CONFIGS, ROOT
+from documented_commands import bash_blocks, run_commands
 from pycocotools import mask as mask_utils
 
 from mrcnn_plugin.data import make_shapes
@@ -23,10 +21,6 @@ INPUT: {{MIN_SIZE_TRAIN: [64], MIN_SIZE_TEST: 64}}
 SOLVER: {{MAX_ITER: 2, IMS_PER_BATCH: 2}}
 TEST: {{EVAL_PERIOD: 0}}
 """
-
-
-def bash_blocks(text):
-    return re.findall(r"^```bash\n(.*?)^```$", text, flags=re.DOTALL | re.MULTILINE)
 
 
 def draw_labelme_photos(folder, num_images=6):
@@ -57,34 +51,6 @@ def workplace(tmp_path_factory):
     (root / "tiny.yaml").write_text(TINY.format(base=CONFIGS / "mask_rcnn_shapes_C4.yaml"))
     draw_labelme_photos(root / "photos")
     return root
-
-
-def run_commands(workplace, commands):
-    """Run bash commands with this Python as `python` and this package as `mrcnn`.
-
-    Returns the exit status and what they printed.
-    """
-    prelude = f"""
-    python() {{ "{sys.executable}" "$@"; }}
-    mrcnn() {{ python -m mrcnn_plugin "$@"; }}
-    """
-    env = {
-        **os.environ,
-        "PYTHONPATH": f"{ROOT}:{os.environ.get('PYTHONPATH', '')}",
-        "CUDA_VISIBLE_DEVICES": "",
-        "CONFIG": "tiny.yaml",
-    }
-    done = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", prelude + commands],
-        cwd=workplace,
-        env=env,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        timeout=600,
-        check=False,
-    )
-    return done.returncode, done.stdout
 
 
 @pytest.mark.slow

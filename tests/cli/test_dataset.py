@@ -1,6 +1,7 @@
 """`mrcnn dataset`, called as on the command line."""
 
 import json
+import shlex
 from pathlib import Path
 
 import cv2
@@ -9,6 +10,9 @@ import pytest
 from coco_files import coco_content, save_image, write_dataset
 
 from mrcnn_plugin.cli.dataset import main
+from mrcnn_plugin.cli.train import argument_parser
+from mrcnn_plugin.config_file import get_config_file
+from mrcnn_plugin.errors import RunError
 
 
 @pytest.fixture
@@ -38,8 +42,9 @@ def test_check_of_good_data(tool, tmp_path):
     path = write_dataset(tmp_path, coco_content(3))
     code, printed = tool("check", path, "--full")
     assert code == 0
-    assert printed.strip() == (
-        f"{path}: 3 images, 6 annotations to train on; 0 error, 0 dropped, 0 warning, 0 repaired"
+    assert printed.startswith(
+        f"{path}: 3 images, 6 annotations to train on; 0 error, 0 dropped, 0 warning, 0 repaired\n"
+        "next: mrcnn train "
     )
 
 
@@ -197,3 +202,40 @@ def test_convert_does_not_overwrite_what_it_reads(tool, tmp_path):
     assert {p: p.read_bytes() for p in tmp_path.rglob("*.json")} == before
     arguments = ("convert", "labelme", *[tmp_path / "labelme"] * 2, tmp_path / "labelme/my.json")
     assert [tool(*arguments)[0] for _ in range(2)] == [0, 0]  # its own output may be replaced
+
+
+def test_check_prints_the_command_that_trains(tool, tmp_path):
+    good = write_dataset(tmp_path / "a b", coco_content(3))
+    _, printed = tool("check", f"my={good}:{good.parent}", "--drop-bad")
+    command = shlex.split(printed.partition("next: mrcnn train ")[2])
+    args = argument_parser().parse_args(command)
+    assert args.train == [f"my={good}:{good.parent}"] and args.val_fraction == 0.2
+    assert args.epochs == 20 and args.drop_bad
+    assert get_config_file(args.config_file)
+    assert "next:" not in tool("check", faulty(tmp_path / "bad"))[1]
+
+
+def test_draw_augmented(tool, tmp_path):
+    """Variants differ, the same seed gives the same files, and the config decides."""
+    path = write_dataset(tmp_path, coco_content(2, width=60, height=40), size=(60, 40))
+    aug = ["--opts", "INPUT.AUG.ENABLED", True, "INPUT.MIN_SIZE_TRAIN", "(40,)"]
+    options = ["INPUT.AUG.ROTATION", 30, "INPUT.AUG.CROP", "(0.8, 1.0)"]
+    contents = []
+    for name in ("a", "b"):
+        code, printed = tool("draw", path, tmp_path / name, "--augmented", 3, *aug, *options)
+        assert not code and "6 images drawn" in printed and "detectron2's" not in printed
+        contents.append({p.name: p.read_bytes() for p in (tmp_path / name).iterdir()})
+    assert contents[0] == contents[1] and len(set(contents[0].values())) == 6
+    assert "1_1_2.jpg" in contents[0]
+
+    code, printed = tool("draw", path, tmp_path / "off", "--augmented", "--num", 1)
+    assert not code and "1 images drawn" in printed and "INPUT.AUG.ENABLED is False" in printed
+
+
+def test_draw_augmented_reports_mistakes_in_one_sentence(tool, tmp_path, capsys):
+    path = write_dataset(tmp_path, coco_content(1))
+    aug = ["--opts", "INPUT.AUG.ENABLED", True, "INPUT.AUG.CROP", "(2.0, 3.0)"]
+    with pytest.raises(RunError, match=r"INPUT\.AUG\.CROP is \(2\.0, 3\.0\); expected"):
+        tool("draw", path, tmp_path / "drawn", "--augmented", 1, *aug)
+    code = tool("draw", path, tmp_path / "drawn", "--augmented", 0)[0]
+    assert code == 2
