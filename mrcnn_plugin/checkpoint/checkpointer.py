@@ -29,14 +29,18 @@ class ReportingCheckpointer(DetectionCheckpointer):
     """
 
     class_names: list[str] | None = None  # of the model, in order; None if they are not known
-    _is_resuming = True
+    _fits_classes = False
     _to_resume: str | None = None  # what `get_checkpoint_file` has found, until the next save
     _weights = ""  # the file that the run starts from, if it is not resumed
     _is_resumed = False  # while a file is loaded: with the states of everything, or weights only
 
     def resume_or_load(self, path: str, *, resume: bool = True) -> dict:
-        """As in detectron2's `DetectionCheckpointer`; `path` is no checkpoint to resume from."""
+        """Load the last checkpoint if `resume` and there is one, else the weights in `path`.
+
+        Weights are fitted to `class_names`: see `class_rows`. A checkpoint is loaded as it is.
+        """
         self._weights, self._to_resume = path, None
+        self._fits_classes = not (resume and self.has_checkpoint())
         return super().resume_or_load(path, resume=resume)
 
     def load(self, path: str, checkpointables: list[str] | None = None) -> dict:
@@ -87,14 +91,6 @@ class ReportingCheckpointer(DetectionCheckpointer):
         if self._to_resume is None:
             self._to_resume = agreed_checkpoint(self.save_dir, self._weights)
         return self._to_resume
-
-    def resume_or_load(self, path: str, *, resume: bool = True) -> dict:
-        """Load the last checkpoint if `resume` and there is one, else the weights in `path`.
-
-        Weights are fitted to `class_names`: see `class_rows`. A checkpoint is loaded as it is.
-        """
-        self._is_resuming = resume and self.has_checkpoint()
-        return super().resume_or_load(path, resume=resume)
 
     def _has_local_folder(self) -> bool:
         return bool(self.save_dir) and "://" not in self.save_dir
@@ -152,7 +148,7 @@ class ReportingCheckpointer(DetectionCheckpointer):
     def _fit_classes(self, checkpoint: dict) -> None:
         """Copy the rows of the predictors by class name, unless a run is resumed."""
         in_model, in_file = self.class_names, names_in_file(checkpoint)
-        if self._is_resuming or not in_model or not in_file or in_model == in_file:
+        if not self._fits_classes or not in_model or not in_file or in_model == in_file:
             return
         self.logger.info(describe_rows(in_file, in_model))
         checkpoint["model"] = copy_class_rows(
