@@ -152,5 +152,7 @@ def differences(one: object, other: object, path: str = "") -> list[str]:
 
 
 def final(output: Path) -> dict:
-    """The content of `model_final.pth`."""
-    return torch.load(output / "model_final.pth", map_location="cpu", weights_only=True)
+    """The content of `model_final.pth`, without the config, which names OUTPUT_DIR."""
+    content = torch.load(output / "model_final.pth", map_location="cpu", weights_only=True)
+    del content["config"]
+    return content

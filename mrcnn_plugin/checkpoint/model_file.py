@@ -91,7 +91,8 @@ def class_names(cfg: CfgNode) -> list[str]:
     """The names of the classes in order, of the config or its data; else "class 0" and so on."""
     count = cfg.MODEL.ROI_HEADS.NUM_CLASSES
     names = list(cfg.DATASETS.CLASS_NAMES)
-    for dataset in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
+    known = MetadataCatalog.list()  # asking for another name would register it
+    for dataset in (n for n in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST) if n in known):
         names = names or list(MetadataCatalog.get(dataset).get("thing_classes", ()))
     return names if len(names) == count else [f"class {i}" for i in range(count)]
 

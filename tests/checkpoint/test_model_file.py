@@ -4,7 +4,7 @@ import pytest
 import torch
 import yaml
 from builders import tiny_cfg, train
-from detectron2.data import DatasetCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import build_model
 
 from mrcnn_plugin import Predictor
@@ -93,3 +93,9 @@ def test_weights_alone_are_not_a_model_file(tmp_path):
     torch.save({"model": {}}, tmp_path / "model.pth")
     with pytest.raises(ConfigError, match=r"has no config, class_names; expected a model_final"):
         read_model_file(tmp_path / "model.pth")
+
+
+def test_asking_for_the_names_registers_no_dataset():
+    cfg = tiny_cfg("DATASETS.TRAIN", ("never_registered",), "DATASETS.TEST", ())
+    assert class_names(cfg) == ["class 0", "class 1", "class 2"]
+    assert "never_registered" not in MetadataCatalog.list()

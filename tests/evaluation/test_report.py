@@ -44,7 +44,7 @@ def test_the_report_of_a_run_is_complete_and_needs_no_other_file(run):
     images = images_of(page)
     assert all(image.startswith("data:image/") for image in images)
     assert sum("jpeg" in image for image in images) == 6  # three images, truth and prediction
-    assert len(images) == 6 + 4 + 4 + 2  # drawings; accuracy; training; data
+    assert len(images) == 6 + 5 + 4 + 2  # drawings; accuracy; training; data
     for word in ("iteration 6 of 6", "drawn_val", "triangle", "iteration 3.", "BASE_LR", "torch"):
         assert word in page, word
     logged = evaluations(read_metrics(Path(run.OUTPUT_DIR, "metrics.json")))
