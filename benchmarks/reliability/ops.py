@@ -3,7 +3,7 @@
 Each row runs some tests of tests/layers in a process of its own, and shows what they counted: the
 calls that they made, the tests that failed, and by how much the memory of the process grew. Seconds
 are those of the CPU, so that other programs do not change them. The rows of SLOW take some minutes
-and up to 18 GB, so that only this command prints them:
+and up to 9 GB, so that only this command prints them:
 
     python -m benchmarks.reliability.ops --slow
 """

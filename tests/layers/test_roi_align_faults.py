@@ -135,7 +135,7 @@ def skip_without_memory(gigabytes):
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/meminfo: run it on Linux")
 def test_output_of_more_than_2_31_elements():
-    skip_without_memory(18)
+    skip_without_memory(10)
     channels, count, size = 1 << 15, 1340, 7
     assert count * channels * size * size > 2**31
     features = torch.zeros(1, channels, 3, 3, dtype=torch.float16)
@@ -157,7 +157,7 @@ def test_output_of_more_than_2_31_elements():
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 def test_input_of_more_than_2_31_elements(mode, layout):
-    skip_without_memory(12)
+    skip_without_memory(10)
     shape = ((1 << 15) + 1, 16, 64, 64)
     features = torch.zeros(shape, dtype=torch.float16)
     features = features.to(memory_format=layout)
