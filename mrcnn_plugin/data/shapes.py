@@ -1,12 +1,12 @@
 """A small seeded dataset of drawn shapes that hide one another, with masks, as COCO json."""
 
 import json
-import os
 from pathlib import Path
 
 import cv2
 import numpy as np
 
+from ..checkpoint.files import write_atomically
 from .convert.writer import CocoWriter
 
 SHAPE_CLASSES = ("circle", "square", "triangle")
@@ -39,9 +39,8 @@ def make_shapes(json_file: str | Path, num_images: int, *, seed: int, size: int 
         for class_index, mask in instances:
             writer.add_mask(record, SHAPE_CLASSES[class_index], mask)
     # Written last and whole: a drawing that was interrupted is repeated.
-    unfinished = json_file.with_suffix(".unfinished")
-    unfinished.write_text(json.dumps(writer.content()))
-    os.replace(unfinished, json_file)
+    content = json.dumps(writer.content()).encode()
+    write_atomically(json_file, lambda file: file.write(content))
 
 
 def _draw_image(rng: np.random.Generator, size: int):
