@@ -14,7 +14,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from ..errors import ConfigError
-from .view import View
+from .geometric_transform import View
 
 logger = logging.getLogger(__name__)
 

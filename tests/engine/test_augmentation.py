@@ -14,9 +14,9 @@ from detectron2.structures import BitMasks, BoxMode, PolygonMasks
 from PIL import Image
 
 from mrcnn_plugin.engine.augmentation import AugmentingMapper, training_mapper
+from mrcnn_plugin.engine.geometric_transform import View
 from mrcnn_plugin.engine.options import check_training_options
 from mrcnn_plugin.engine.train_loader import build_train_loader
-from mrcnn_plugin.engine.view import View
 from mrcnn_plugin.errors import ConfigError
 
 SIZE = 60, 80  # height, width

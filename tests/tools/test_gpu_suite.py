@@ -89,7 +89,8 @@ def test_a_step_that_hangs_does_not_exceed_the_time_limit(suite):
 
 
 @pytest.mark.skipif(
-    os.path.exists("/usr/local/cuda/bin/compute-sanitizer"), reason="compute-sanitizer is installed"
+    os.path.exists("/usr/local/cuda/bin/compute-sanitizer"),
+    reason="compute-sanitizer is installed: run it on a machine without",
 )
 def test_without_compute_sanitizer(suite):
     status, steps, _ = suite(sanitizer=False)
