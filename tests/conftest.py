@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 # The CUDA kernels compiled for CPU tensors, in place of the package's library: see
 # test_roi_align_emulation.py.
@@ -51,6 +52,12 @@ def restored_logging():
             handler.close()
         log.handlers, log.propagate = handlers, propagate
         log.setLevel(level)
+
+
+@pytest.fixture(autouse=True)
+def restored_image_limit(monkeypatch):
+    """`mrcnn predict --tile` removes Pillow's limit for the rest of its process."""
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
 
 
 @pytest.fixture

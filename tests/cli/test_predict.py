@@ -242,7 +242,6 @@ def test_mistakes_are_one_sentence(arguments, message, model_file, tmp_path, mon
     monkeypatch.chdir(tmp_path)
     if "." not in arguments:
         Image.new("RGB", (20, 20)).save("a.png")
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
     with pytest.raises(RunError, match=message) as error:
         run(model_file, *arguments, "--out", "out")
     assert "\n" not in str(error.value)
