@@ -11,8 +11,8 @@ from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
 
 from ..checkpoint.weight_files import load_torch_file
+from ..config_text import parse_config
 from ..errors import RunError
-from .config_reading import parse_config
 from .distributed import unwrap
 from .plain_batch import from_plain, to_plain
 from .rng import set_rng_state

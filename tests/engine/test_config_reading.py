@@ -7,8 +7,9 @@ import pytest
 import yaml
 from detectron2.config import CfgNode
 
+from mrcnn_plugin.config_text import parse_config
 from mrcnn_plugin.engine import load_config
-from mrcnn_plugin.engine.config_reading import parse_config, read_config_file
+from mrcnn_plugin.engine.config_reading import read_config_file
 from mrcnn_plugin.errors import RunError
 
 
