@@ -11,7 +11,7 @@ from detectron2.utils import comm
 from ..errors import ConfigError, RunError
 from .class_rows import copy_class_rows, describe_rows, names_in_file
 from .files import find_checkpoint, save_whole, tag_checkpoint
-from .weight_files import load_torch_file, load_weight_file
+from .weight_files import load_torch_file, load_weight_file, with_model
 from .weights import diagnose
 
 # Not counted are values that the config sets, and those that older files lack and norm layers set.
@@ -101,12 +101,12 @@ class ReportingCheckpointer(DetectionCheckpointer):
         Raises:
             RunError: the file is damaged, or holds anything but arrays and plain values.
         """
-        if filename.endswith((".pkl", ".pyth")):
+        if filename.endswith((".pkl", ".pyth", ".safetensors")):
             return load_weight_file(filename)
         return super()._load_file(filename)
 
     def _torch_load(self, f: str):
-        return load_torch_file(f)
+        return with_model(load_torch_file(f), f)
 
     def _load_model(self, checkpoint):
         """Load as the base class does, then log `Loaded 272 of the model's 280 tensors (...)`.

@@ -27,7 +27,7 @@ def names_in_file(content: Mapping) -> list[str] | None:
     Model files of this project have them. A file of detectron2's Model Zoo with 80 classes has
     those of COCO.
     """
-    names = [str(name) for name in content.get("class_names", ())]
+    names = [str(name) for name in content.get("class_names") or ()]
     scores = content["model"].get(_CLASS_SCORES)
     if content.get("__author__") == "Detectron2 Model Zoo" and not names:
         coco = list(MetadataCatalog.get("coco_2017_val").thing_classes)

@@ -130,7 +130,8 @@ def tag_checkpoint(folder: Path, name: str) -> None:
 def find_checkpoint(folder: Path, *, weights: str = "") -> Path | None:
     """The checkpoint to resume from: the newest one in a folder that is whole.
 
-    This is the file that `last_checkpoint` names, as in detectron2. If that is missing or damaged,
+    This is the file that `last_checkpoint` names, as in detectron2: by its name in the folder, or
+    by an absolute path. If that is missing or damaged,
     it is the whole one with the most iterations among `model_<iteration>.pth` and
     `model_final.pth`. Every file that is skipped is logged with the reason. None means that there
     is no checkpoint at all.
@@ -143,7 +144,7 @@ def find_checkpoint(folder: Path, *, weights: str = "") -> Path | None:
     Raises:
         RunError: there are checkpoints, and all of them are damaged.
     """
-    tagged = _tagged(folder)
+    tagged = _tagged(folder, report=True)
     candidates = [tagged] if tagged else []
     start = os.path.realpath(weights) if weights else None
     others = [path for path in checkpoints(folder) if os.path.realpath(path) != start]
@@ -163,15 +164,24 @@ def find_checkpoint(folder: Path, *, weights: str = "") -> Path | None:
     return None
 
 
-def _tagged(folder: Path) -> Path | None:
-    """The file that `last_checkpoint` names, if it is one in the same folder."""
+def has_checkpoint(folder: Path) -> bool:
+    """Whether there is a checkpoint to resume from, whole or damaged."""
+    return bool(_tagged(folder) or checkpoints(folder))
+
+
+def _tagged(folder: Path, *, report: bool = False) -> Path | None:
+    """The file that `last_checkpoint` names: one in the same folder, or an absolute path."""
     tag = folder / _TAG
     if not tag.is_file():
         return None
-    name = tag.read_bytes()[:256].decode(errors="replace").strip()
-    if name and Path(name).name == name and (folder / name).is_file():
+    name = tag.read_bytes()[:4096].decode(errors="replace").strip()
+    if (Path(name).name == name or Path(name).is_absolute()) and (folder / name).is_file():
         return folder / name
-    logger.warning(f"{tag} contains {name!r}; expected the name of a checkpoint in {folder}")
+    if report:
+        logger.warning(
+            f"{tag} contains {name[:256]!r}; expected the name of a checkpoint in {folder}, or the "
+            "absolute path of one"
+        )
     return None
 
 

@@ -7,17 +7,19 @@ The config in a file is parsed as yaml data by yacs. It cannot name other files,
 """
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from detectron2.config import CfgNode, get_cfg
 from detectron2.data import MetadataCatalog
 from torch import Tensor
 
 from ..config import add_mrcnn_config
-from ..errors import ConfigError
+from ..config_text import parse_config
+from ..errors import ConfigError, RunError
 from .files import save_whole, write_atomically
+from .weight_files import import_safetensors, load_safetensors, load_torch_file
 
 SUFFIXES = (".pth", ".safetensors")
 
@@ -30,8 +32,8 @@ class ModelFile:
         weights: the state dict.
         config: the full config as yaml text.
         class_names: in the order of the class indices.
-        score_thresholds: of each class, the score from which on detections are kept; None if they
-            have not been measured.
+        score_thresholds: of each class, the score from which on detections are kept, or None for a
+            class without a correct detection; None if they have not been measured.
         version: of mrcnn_plugin when the file was written.
     """
 
@@ -41,16 +43,26 @@ class ModelFile:
     score_thresholds: list[float] | None
     version: str
 
-    def cfg(self) -> CfgNode:
+    def thresholds(self) -> list[float]:
+        """The score of each class from which on detections are kept; 0.5 where none is known."""
+        known = self.score_thresholds or [None] * len(self.class_names)
+        return [0.5 if value is None else value for value in known]
+
+    def cfg(self, add_keys: Callable[[CfgNode], None] | None = None) -> CfgNode:
         """The config, with `MODEL.WEIGHTS` empty.
+
+        Args:
+            add_keys: adds the keys of a project that builds on this one.
 
         Raises:
             ConfigError: the text is not a config of this version.
         """
         cfg = get_cfg()
         add_mrcnn_config(cfg)
+        if add_keys is not None:
+            add_keys(cfg)
         try:
-            cfg.merge_from_other_cfg(CfgNode.load_cfg(self.config))
+            cfg.merge_from_other_cfg(CfgNode(parse_config(self.config, "its text")))
         except Exception as error:  # yaml and yacs raise many kinds
             raise ConfigError(
                 f"the config in the model file cannot be read ({error}). It was written by "
@@ -97,8 +109,12 @@ def class_names(cfg: CfgNode) -> list[str]:
     return names if len(names) == count else [f"class {i}" for i in range(count)]
 
 
-def read_model_file(path: str | Path) -> ModelFile:
+def read_model_file(path: str | Path, *, mmap: bool = False) -> ModelFile:
     """Read a model file.
+
+    Args:
+        path: a local file; the suffix determines the format.
+        mmap: whether the tensors of a `.pth` file are read when they are first used.
 
     Raises:
         ConfigError: it cannot be read, or has weights only.
@@ -107,11 +123,13 @@ def read_model_file(path: str | Path) -> ModelFile:
     if not path.is_file():
         raise ConfigError(f"the model file '{path}' does not exist")
     try:
-        content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pth(path)
-    except ConfigError:
-        raise
-    except Exception as error:  # each kind of damage raises another
-        raise ConfigError(f"'{path}' is not a model file ({type(error).__name__})") from error
+        if path.suffix == ".safetensors":
+            content = load_safetensors(path, what="a model file")
+        else:
+            content = load_torch_file(path, mmap=mmap, what="a model file")
+    except (OSError, RunError) as error:
+        raise ConfigError(str(error)) from error
+    content = content if isinstance(content, dict) else {}
     missing = [k for k in ("model", "config", "class_names") if k not in content]
     if missing:
         raise ConfigError(
@@ -137,7 +155,7 @@ def write_model_file(path: str | Path, weights: dict[str, Tensor], about: dict) 
     """
     path = Path(path)
     if path.suffix == ".safetensors":
-        save = _safetensors().torch.save
+        save = import_safetensors().torch.save
         tensors = {
             name: tensor.detach().cpu().contiguous().clone() for name, tensor in weights.items()
         }
@@ -147,25 +165,3 @@ def write_model_file(path: str | Path, weights: dict[str, Tensor], about: dict) 
         save_whole(path, {"model": weights, **about})
     else:
         raise ConfigError(f"'{path}' ends in '{path.suffix}'; expected {' or '.join(SUFFIXES)}")
-
-
-def _read_pth(path: Path) -> dict:
-    content = torch.load(path, map_location="cpu", weights_only=True)
-    return content if isinstance(content, dict) else {}
-
-
-def _read_safetensors(path: Path) -> dict:
-    with _safetensors().safe_open(path, framework="pt") as file:
-        metadata = {key: json.loads(value) for key, value in (file.metadata() or {}).items()}
-        names = file.keys()
-        return {**metadata, "model": {name: file.get_tensor(name) for name in names}}
-
-
-def _safetensors():
-    try:
-        import safetensors.torch  # an optional dependency
-    except ImportError as error:
-        raise ConfigError(
-            "files that end in .safetensors need the package safetensors: pip install safetensors"
-        ) from error
-    return safetensors

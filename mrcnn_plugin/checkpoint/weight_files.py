@@ -1,14 +1,16 @@
 """Reads weight files of any kind without executing anything in them."""
 
+import json
 import os
 import re
 import zipfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
-from ..errors import RunError
+from ..errors import ConfigError, RunError
 from .pickled_arrays import PickleError
 from .plain_pickle import read_plain_pickle
 
@@ -18,7 +20,8 @@ def load_weight_file(path: str | Path, *, mmap: bool = False) -> dict[str, Any]:
 
     Args:
         path: a local file. A `.pkl` file is of the Model Zoo or of Caffe2 (Detectron, MSRA), a
-            `.pyth` file is of pycls, and any other is a file of torch.save.
+            `.pyth` file is of pycls, a `.safetensors` file may have metadata, and any other is a
+            file of torch.save with a state dict: on its own, or as its only one.
         mmap: whether tensors of torch files are read when they are first used.
 
     Returns:
@@ -38,11 +41,95 @@ def load_weight_file(path: str | Path, *, mmap: bool = False) -> dict[str, Any]:
             raise RunError(f"'{path}' is not a weight file: it {error}") from error
     elif path.endswith(".pyth"):
         content = _of_pycls(_dict(load_torch_file(path, mmap=mmap), path), path)
+    elif path.endswith(".safetensors"):
+        content = load_safetensors(path)
     else:
-        content = _dict(load_torch_file(path, mmap=mmap), path)
-        content = content if "model" in content else {"model": content}
+        content = with_model(load_torch_file(path, mmap=mmap), path)
     _dict(content["model"], path)
     return content
+
+
+def with_model(content: Any, path: str) -> dict[str, Any]:
+    """The content of a torch file with the state dict as `model`.
+
+    Other programs save the state dict itself, or under another key, such as `state_dict`.
+
+    Raises:
+        RunError: there is no state dict, or more than one, or it has values that are no tensors.
+    """
+    content = _dict(content, path)
+    if "model" not in content:
+        if any(map(_is_array, content.values())):
+            content = {"model": content}
+        else:
+            found = [name for name, value in content.items() if _is_state_dict(value)]
+            if len(found) != 1:
+                raise RunError(
+                    f"'{path}' is not a weight file: {len(found)} of its entries are state dicts "
+                    f"(found the entries {', '.join(content)[:200] or 'none'}); expected one, or "
+                    "one called 'model'. Write {'model': state_dict} with torch.save"
+                )
+            content = {"model": content[found[0]]}
+    for name, value in _dict(content["model"], path).items():
+        if not _is_array(value):
+            raise RunError(
+                f"'{path}' is not a weight file: '{name}' is a {type(value).__name__}; expected "
+                "tensors only. Write {'model': state_dict} with torch.save"
+            )
+    return content
+
+
+def _is_state_dict(value: Any) -> bool:
+    return isinstance(value, dict) and bool(value) and all(map(_is_array, value.values()))
+
+
+def _is_array(value: Any) -> bool:
+    return isinstance(value, (torch.Tensor, np.ndarray))
+
+
+def load_safetensors(path: str | Path, *, what: str = "a weight file") -> dict[str, Any]:
+    """The tensors of a `.safetensors` file as `model`, and its metadata.
+
+    Args:
+        path: a local file.
+        what: what the file should be, for the message.
+
+    Raises:
+        ConfigError: the package safetensors is not installed.
+        RunError: the file is damaged.
+        OSError: the file cannot be read.
+    """
+    safetensors = import_safetensors()
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            names, metadata = file.keys(), file.metadata() or {}
+            weights = {name: file.get_tensor(name) for name in names}
+    except safetensors.SafetensorError as error:
+        raise RunError(f"'{path}' is not {what}: it is damaged ({error})") from error
+    return {**{key: _from_json(text) for key, text in metadata.items()}, "model": weights}
+
+
+def _from_json(text: str) -> Any:
+    """A value of the metadata. Other programs write text that is no json."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+
+
+def import_safetensors():
+    """The optional package.
+
+    Raises:
+        ConfigError: it is not installed.
+    """
+    try:
+        import safetensors.torch
+    except ImportError as error:
+        raise ConfigError(
+            "files that end in .safetensors need the package safetensors: pip install safetensors"
+        ) from error
+    return safetensors
 
 
 def load_torch_file(path: str | Path, *, mmap: bool = False, what: str = "a weight file") -> Any:

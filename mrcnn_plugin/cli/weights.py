@@ -8,7 +8,8 @@ examples:
 
 The input is a Model Zoo file, a checkpoint, torchvision's resnet50 or resnet101, a Detectron
 (Caffe2) pickle or one of MSRA's ImageNet nets. A tensor that the model needs and the input lacks
-is an error. `show` prints what a file contains.
+is an error. The names of the classes are kept if they are known: the output is a model file then.
+`show` prints what a file contains.
 """
 
 import argparse
@@ -16,12 +17,13 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-import torch
 from detectron2.config import CfgNode, get_cfg
 from detectron2.modeling import build_model
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..checkpoint.model_file import ModelFile, read_model_file
+from ..checkpoint.class_rows import names_in_file
+from ..checkpoint.model_file import ModelFile, description, read_model_file, write_model_file
+from ..checkpoint.weight_files import load_weight_file
 from ..checkpoint.weights import (
     TORCHVISION_CONFIG,
     check_fit,
@@ -55,17 +57,9 @@ def argument_parser() -> argparse.ArgumentParser:
         "--to-detectron2", action="store_true", help="write k RPN scores, for detectron2's head"
     )
     parser.add_argument("input", help="the file to convert")
-    parser.add_argument("output", help="the .pth file to write, for MODEL.WEIGHTS")
+    parser.add_argument("output", help="the .pth or .safetensors file to write")
     parser.add_argument("opts", nargs="*", help="KEY VALUE overrides of the config")
     return parser
-
-
-def target_model(args: argparse.Namespace) -> tuple[nn.Module, bool]:
-    """The model to convert to, and whether its RPN has 2k scores."""
-    cfg = load_config(args.config_file, [*args.opts, "MODEL.DEVICE", "cpu"])
-    if args.to_detectron2:
-        cfg.MODEL.RPN.HEAD_NAME = "StandardRPNHead"
-    return build_model(cfg), cfg.MODEL.RPN.HEAD_NAME == "MRCNNRPNHead"
 
 
 def read_input(path: str) -> Mapping[str, Tensor]:
@@ -149,15 +143,16 @@ def convert(argv: Sequence[str]) -> None:
     """Convert a weight file."""
     args = argument_parser().parse_args(argv)
     weights = read_input(args.input)
-    model, has_2k_scores = target_model(args)
+    cfg = load_config(args.config_file, [*args.opts, "MODEL.DEVICE", "cpu"])
+    if args.to_detectron2:
+        cfg.MODEL.RPN.HEAD_NAME = "StandardRPNHead"
+    has_2k_scores = cfg.MODEL.RPN.HEAD_NAME == "MRCNNRPNHead"
     weights = to_mrcnn(weights) if has_2k_scores else to_detectron2(weights)
-    fit = check_fit(weights, model, backbone_alone=args.backbone)
+    fit = check_fit(weights, build_model(cfg), backbone_alone=args.backbone)
 
     kept = {name: weights[name] for name in fit.matched}
-    try:
-        torch.save({"model": kept, "__author__": "mrcnn_plugin"}, args.output)
-    except (OSError, RuntimeError) as error:
-        raise RunError(f"{args.output} cannot be written: {error}") from error
+    about = {} if args.backbone else _about(args, cfg)
+    write_model_file(args.output, kept, {"__author__": "mrcnn_plugin", **about})
     print(f"{len(fit.matched)} tensors matched and were written to {args.output}")
     if fit.missing:
         print(f"{len(fit.missing)} of the model are not in the file: {_some(fit.missing)}")
@@ -165,6 +160,19 @@ def convert(argv: Sequence[str]) -> None:
         print(f"{len(fit.left)} of the file are not in the model: {_some(fit.left)}")
     if args.backbone and "backbone.stem.conv1.norm.running_mean" in fit.matched:
         print(f"A torchvision net needs these lines in the config:\n{TORCHVISION_CONFIG}")
+
+
+def _about(args: argparse.Namespace, cfg: CfgNode) -> dict:
+    """What makes the converted file a model file, if the names of its classes are known."""
+    content = load_weight_file(args.input, mmap=True)
+    names = names_in_file(content) or list(cfg.DATASETS.CLASS_NAMES)
+    if len(names) != cfg.MODEL.ROI_HEADS.NUM_CLASSES:
+        print("The names of the classes are not known. Pass DATASETS.CLASS_NAMES to write them.")
+        return {}
+    cfg.DATASETS.CLASS_NAMES = names
+    thresholds = content.get("score_thresholds")
+    print(f"{len(names)} classes: {_some(names)}. The file is a model file, for `mrcnn predict`")
+    return description(cfg, thresholds)
 
 
 def _some(names: list[str]) -> str:

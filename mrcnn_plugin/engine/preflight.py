@@ -16,7 +16,7 @@ from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY, ROI_HEADS
 from detectron2.modeling.proposal_generator.rpn import RPN_HEAD_REGISTRY
 from detectron2.utils.file_io import PathManager
 
-from ..checkpoint.files import checkpoints
+from ..checkpoint.files import has_checkpoint
 from ..checkpoint.weight_files import load_weight_file
 from ..errors import RunError
 
@@ -115,7 +115,7 @@ def check_start(cfg: CfgNode, *, training: bool, resume: bool) -> None:
         RunError: evaluation would use random weights.
     """
     folder = Path(cfg.OUTPUT_DIR)
-    resumes = resume and bool(checkpoints(folder))
+    resumes = resume and has_checkpoint(folder)
     if resume and not resumes:
         logger.warning(
             f"--resume finds no checkpoint in {folder}: starting from "
@@ -164,8 +164,8 @@ def _check_dataset(name: str) -> None:
 def _check_weights(path: str) -> None:
     url = urlparse(path)._replace(query="").geturl()
     expected = (
-        "Set MODEL.WEIGHTS to a .pth or .pkl file, to a detectron2:// or https:// address, or to "
-        "'' to start from random weights."
+        "Set MODEL.WEIGHTS to a .pth, .safetensors or .pkl file, to a detectron2:// or https:// "
+        "address, or to '' to start from random weights."
     )
     try:
         local = PathManager.get_local_path(url)

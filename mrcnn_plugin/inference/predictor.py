@@ -165,8 +165,7 @@ class Predictor:
 
 def _thresholds(threshold: float | Sequence[float] | None, content: ModelFile) -> Tensor:
     count = len(content.class_names)
-    if threshold is None:
-        threshold = content.score_thresholds or 0.5
+    threshold = content.thresholds() if threshold is None else threshold
     values = torch.as_tensor(threshold, dtype=torch.float32).expand(count).clone()
     if not ((values >= 0) & (values <= 1)).all():
         raise ConfigError(f"the threshold is {threshold}; expected values from 0 to 1")

@@ -11,6 +11,7 @@ from detectron2.data import MetadataCatalog
 from detectron2.modeling import build_model
 
 from mrcnn_plugin.checkpoint.class_rows import describe_rows, match_names
+from mrcnn_plugin.checkpoint.model_file import write_model_file
 from mrcnn_plugin.engine import ReportingCheckpointer
 
 BOX, MASK = "roi_heads.box_predictor", "roi_heads.mask_head.predictor"
@@ -60,12 +61,14 @@ def randomized(num_classes, *opts):
     return {n: torch.randn_like(t) if t.is_floating_point() else t for n, t in state.items()}
 
 
-@pytest.fixture
-def own_file(tmp_path):
+@pytest.fixture(params=["model_final.pth", "model_final.safetensors"])
+def own_file(request, tmp_path):
     """A model file of the classes hazel_nut, Date and fig."""
+    if request.param.endswith(".safetensors"):
+        pytest.importorskip("safetensors", reason="pip install safetensors to run this test")
     weights = randomized(3)
-    path = tmp_path / "model_final.pth"
-    torch.save({"model": weights, "class_names": ["hazel_nut", "Date", "fig"]}, path)
+    path = tmp_path / request.param
+    write_model_file(path, weights, {"class_names": ["hazel_nut", "Date", "fig"]})
     return path, weights
 
 

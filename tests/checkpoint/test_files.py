@@ -19,6 +19,7 @@ from mrcnn_plugin.errors import RunError
 def save(folder, name, iteration):
     save_whole(folder / name, {"iteration": iteration, "x": torch.arange(50_000.0)})
     tag_checkpoint(folder, name)
+    return folder / name
 
 
 @pytest.fixture
@@ -57,6 +58,15 @@ def test_a_useless_last_checkpoint_is_replaced_by_a_search(content, folder):
     tag.unlink() if content is None else tag.write_bytes(content)
     (folder.parent / "other.pth").write_bytes(b"")
     assert find_checkpoint(folder) == folder / "model_0000029.pth"
+
+
+def test_an_absolute_path_in_last_checkpoint_is_followed(folder, tmp_path_factory, caplog):
+    elsewhere = save(tmp_path_factory.mktemp("elsewhere"), "model_0000004.pth", 4)
+    (folder / "last_checkpoint").write_text(str(elsewhere))
+    assert find_checkpoint(folder) == elsewhere and caplog.text == ""
+    (folder / "last_checkpoint").write_text(str(elsewhere.with_name("gone.pth")))
+    assert find_checkpoint(folder) == folder / "model_0000029.pth"
+    assert "elsewhere0/gone.pth'; expected" in caplog.text
 
 
 def test_the_tagged_checkpoint_comes_first(folder):

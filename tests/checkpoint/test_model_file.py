@@ -69,7 +69,10 @@ def test_code_in_a_config_is_not_executed(tmp_path):
     config = f'OUTPUT_DIR: !!python/object/apply:os.system ["touch {canary}"]'
     base = f"_BASE_: {tmp_path}/base.yaml"
     (tmp_path / "base.yaml").write_text("SEED: 5")
-    for text in (config, base, "[" * 5000, "NO_SUCH_KEY: 1"):
+    bomb = "a0: &a0 {x: 1}\n" + "".join(
+        f"a{k}: &a{k} {{{', '.join(f'k{i}: *a{k - 1}' for i in range(9))}}}\n" for k in range(1, 9)
+    )
+    for text in (config, base, "[" * 5000, bomb, "NO_SUCH_KEY: 1"):
         write_model_file(
             tmp_path / "m.pth", {}, {"config": text, "class_names": [], "version": "9.9"}
         )

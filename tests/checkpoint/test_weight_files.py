@@ -65,6 +65,47 @@ def test_torch_files(tmp_path, mmap, is_zip):
     assert list(found) == ["model"] and found["model"]["a"].tolist() == [0, 1]
 
 
+@pytest.mark.parametrize("key", ["state_dict", "model_state_dict", "ema"])
+def test_a_state_dict_under_another_key(tmp_path, key):
+    """Through the function and through the checkpointer."""
+    saved = torch.nn.Linear(2, 1)
+    content = {key: saved.state_dict(), "epoch": 3, "optimizer": {"state": {}, "lr": 0.1}}
+    torch.save(content, tmp_path / "w.pth")
+    assert load_weight_file(tmp_path / "w.pth")["model"].keys() == {"weight", "bias"}
+    ReportingCheckpointer(loaded := torch.nn.Linear(2, 1)).load(str(tmp_path / "w.pth"))
+    assert torch.equal(loaded.weight, saved.weight)
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        ({"net": {"a": torch.ones(1)}, "ema": {"a": torch.ones(1)}}, "2 of .* entries net, ema"),
+        ({"epoch": 3, "config": {"lr": 0.1}}, "0 of its entries are state dicts"),
+        ({}, r"0 of .* \(found the entries none\)"),
+        ({"model": {"a": torch.ones(1), "step": 3}}, "'step' is a int; expected tensors only"),
+        ({"a": torch.ones(1), "step": 3}, "'step' is a int; expected tensors only"),
+    ],
+)
+def test_an_ambiguous_state_dict_is_one_sentence(tmp_path, content, message):
+    torch.save(content, tmp_path / "w.pth")
+    checkpointer = ReportingCheckpointer(torch.nn.Linear(2, 1))
+    for load in (load_weight_file, checkpointer.load):
+        with pytest.raises(RunError, match=rf"w.pth' is not a weight file: {message}"):
+            load(str(tmp_path / "w.pth"))
+
+
+def test_safetensors_of_other_programs(tmp_path):
+    """Their metadata are no json."""
+    safetensors = pytest.importorskip("safetensors.torch", reason="pip install safetensors")
+    file = tmp_path / "w.safetensors"
+    safetensors.save_file({"a.weight": torch.ones(2)}, file, metadata={"format": "pt"})
+    found = load_weight_file(file)
+    assert found["format"] == "pt" and found["model"]["a.weight"].tolist() == [1, 1]
+    file.write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(RunError, match=r"w.safetensors' is not a weight file: it is damaged"):
+        load_weight_file(file)
+
+
 def write_hostile(kind: str, folder, canary):
     """A weight file that would create the file `canary`."""
     content = {"model": {"w": Touch(canary)}, "model_state": {"w": Touch(canary)}}

@@ -6,12 +6,22 @@ import numpy as np
 import pytest
 import torch
 import torchvision
-from builders import fake_batch, load_cfg, run_python, tame_random_weights, tiny_cfg
+from builders import (
+    fake_batch,
+    load_cfg,
+    run_python,
+    tame_random_weights,
+    tiny_cfg,
+    tiny_model_file,
+)
 from detectron2 import model_zoo
 from detectron2.modeling import build_model
 from detectron2.utils.file_io import PathManager
 
+from mrcnn_plugin import Predictor
+from mrcnn_plugin.checkpoint.model_file import read_model_file
 from mrcnn_plugin.checkpoint.weights import check_fit, read_weights, to_detectron2, to_mrcnn
+from mrcnn_plugin.cli import weights as weights_command
 from mrcnn_plugin.engine import ReportingCheckpointer, check_inputs
 from mrcnn_plugin.errors import RunError
 
@@ -241,3 +251,24 @@ def test_tool_prints_what_matched_and_fails_in_one_sentence(tmp_path):
     done = tool("configs/mask_rcnn_R101_C4.yaml")
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert "res4 has 6 blocks in the weights and 23 in the model" in done.stderr
+
+
+def test_a_converted_file_keeps_its_classes_and_is_a_model_file(tmp_path, capsys):
+    """And without names of classes, it has the weights only."""
+    config = tmp_path / "tiny.yaml"
+    names = tuple(f"name {i}" for i in range(3))
+    config.write_text(tiny_cfg("MODEL.RPN.HEAD_NAME", "StandardRPNHead").dump())
+    old = tiny_model_file(
+        tmp_path / "old.pth", "MODEL.RPN.HEAD_NAME", "StandardRPNHead", class_names=list(names)
+    )
+    unnamed = tmp_path / "unnamed.pth"
+    torch.save({"model": read_model_file(old).weights}, unnamed)
+    arguments = ["--config-file", str(config)]
+    opts = ["MODEL.RPN.HEAD_NAME", "MRCNNRPNHead"]
+    weights_command.main([*arguments, str(old), str(tmp_path / "new.pth"), *opts])
+    assert Predictor(tmp_path / "new.pth", device="cpu").class_names == list(names)
+    assert "3 classes: name 0, name 1, name 2. The file is a model" in capsys.readouterr().out
+    weights_command.main([*arguments, str(unnamed), str(tmp_path / "new.pth"), *opts])
+    assert "Pass DATASETS.CLASS_NAMES to write them" in capsys.readouterr().out
+    with pytest.raises(RunError, match="has no config, class_names"):
+        read_model_file(tmp_path / "new.pth")

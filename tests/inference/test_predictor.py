@@ -101,6 +101,12 @@ def test_thresholds_of_the_file_of_the_call_and_per_class(tmp_path):
         Predictor(path, threshold=1.5)
 
 
+def test_a_class_without_a_measured_threshold_has_one_half(tmp_path):
+    """No detection of a cup was correct in the evaluation of this model."""
+    file = write(tmp_path / "m.pth", score_thresholds=[0.25, None, 0.75])
+    assert Predictor(file, device="cpu").thresholds.tolist() == [0.25, 0.5, 0.75]
+
+
 def test_without_measured_thresholds_it_is_one_half(model_file):
     assert Predictor(model_file).thresholds.tolist() == [0.5] * 3
 
