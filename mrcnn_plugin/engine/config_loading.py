@@ -1,4 +1,4 @@
-"""Reads config files and `KEY VALUE` overrides, and explains the ones that cannot be read."""
+"""Reads the configs of files and models, and `KEY VALUE` overrides; explains those it cannot."""
 
 import ast
 import difflib
@@ -7,7 +7,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from detectron2.config import CfgNode, downgrade_config, get_cfg, upgrade_config
+from detectron2.utils.file_io import PathManager
 
+from ..checkpoint.class_rows import known_names
+from ..checkpoint.model_file import SUFFIXES, read_model_file
 from ..config import add_mrcnn_config, config_leaves
 from ..config_file import get_config_file
 from ..errors import RunError
@@ -24,8 +27,8 @@ def load_config(
     """detectron2's defaults and this plugin's keys, then a config file, then overrides.
 
     Args:
-        config_file: a path, or the name of a config that is installed with the package. None skips
-            the file.
+        config_file: a path, or the name of a config that is installed with the package, or a model
+            file: see `load_model_config`. None skips the file.
         opts: `KEY, VALUE, ...`.
         add_keys: adds the keys of a project that builds on this one.
         follow_bases: False raises if the file has a `_BASE_`. Pass it for a file that somebody else
@@ -34,13 +37,49 @@ def load_config(
     Raises:
         RunError: as `merge_config`.
     """
-    cfg = get_cfg()
-    add_mrcnn_config(cfg)
-    if add_keys is not None:
-        add_keys(cfg)
-    if config_file is not None:
-        merge_config(cfg, file=find_config(config_file), follow_bases=follow_bases)
+    if config_file is not None and is_model_file(config_file):
+        cfg = load_model_config(config_file, add_keys=add_keys)
+    else:
+        cfg = get_cfg()
+        add_mrcnn_config(cfg)
+        if add_keys is not None:
+            add_keys(cfg)
+        if config_file is not None:
+            merge_config(cfg, file=find_config(config_file), follow_bases=follow_bases)
     merge_config(cfg, opts=opts)
+    return cfg
+
+
+def is_model_file(config_file: str) -> bool:
+    """Whether `--config-file` is a model file, by its suffix."""
+    return config_file.endswith(SUFFIXES)
+
+
+def load_model_config(path: str, *, add_keys: Callable[[CfgNode], None] | None = None) -> CfgNode:
+    """The config of a model file, to train its model further or to evaluate it.
+
+    `MODEL.WEIGHTS` is the file itself, and `DATASETS.CLASS_NAMES` are its classes. What belongs to
+    the data and the machine of the earlier run has its default: the other keys of `DATASETS`,
+    `OUTPUT_DIR`, `MODEL.DEVICE` and `TEST.EXPECTED_RESULTS`. `SOLVER.MAX_ITER` is 0, so that the
+    schedule is inferred from the new data as `epochs.fit_schedule` does.
+
+    Args:
+        path: a path or an address.
+        add_keys: see `load_config`.
+
+    Raises:
+        ConfigError: it is not a model file, or its config is of another version.
+    """
+    content = read_model_file(PathManager.get_local_path(path), mmap=True)
+    cfg = content.cfg(add_keys)
+    add_mrcnn_config(defaults := get_cfg())
+    cfg.MODEL.WEIGHTS = path
+    cfg.MODEL.DEVICE = defaults.MODEL.DEVICE
+    cfg.OUTPUT_DIR = defaults.OUTPUT_DIR
+    cfg.DATASETS = defaults.DATASETS
+    cfg.DATASETS.CLASS_NAMES = tuple(known_names(content.class_names) or ())
+    cfg.SOLVER.MAX_ITER = 0
+    cfg.TEST.EXPECTED_RESULTS = []
     return cfg
 
 

@@ -1,10 +1,14 @@
-"""What a run finds in its OUTPUT_DIR: itself, to be continued, or an earlier run."""
+"""What a run finds in its OUTPUT_DIR: itself, to be continued, an earlier run, or a running one."""
 
+import contextlib
+import fcntl
 import itertools
 import logging
 import os
+import socket
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TextIO
 
 import torch
 from detectron2.config import CfgNode
@@ -12,6 +16,7 @@ from detectron2.utils import comm
 
 from ..checkpoint.checkpointer import agreed_checkpoint
 from ..checkpoint.files import checkpoints, remove_unfinished
+from ..errors import RunError
 
 logger = logging.getLogger(__name__)
 
@@ -19,6 +24,47 @@ _FILES_OF_A_RUN = (
     *("last_checkpoint", "model_*.pth", "metrics.json", "config.yaml", "run.json", "report.html"),
     "events.out.tfevents.*",
 )
+
+_LOCK = ".lock"  # in OUTPUT_DIR; it stays there and means nothing without a process that holds it
+_locked: dict[str, TextIO] = {}  # the open file by folder; closing any other would release it
+
+
+def lock_output_dir(folder: str) -> None:
+    """Reserve a folder for this process until it ends, however it ends. Call it on rank 0 only.
+
+    The kernel releases the lock, so there is nothing to clean up after a kill. It is a record lock
+    (`fcntl.lockf`): unlike `flock` it is not inherited by the workers of a data loader, which live
+    a few seconds longer than a killed process, and NFS passes it on to the other machines.
+
+    Raises:
+        RunError: a process holds it already.
+    """
+    path = Path(os.path.realpath(folder), _LOCK)
+    if "://" in folder or str(path) in _locked:
+        return
+    file = open(path, "a+")  # noqa: SIM115  stays open
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        file.seek(0)
+        holder = file.read(1000).strip() or "another process"
+        file.close()
+        raise RunError(
+            f"OUTPUT_DIR '{folder}' is in use by {holder}. Wait until it ends or stop it, or set "
+            "another OUTPUT_DIR."
+        ) from None
+    except OSError as error:
+        file.close()
+        logger.warning(
+            f"{path} cannot be locked ({error.strerror}): nothing prevents a second run in this "
+            "OUTPUT_DIR. On NFS, mount it with locks."
+        )
+        return
+    _locked[str(path)] = file
+    with contextlib.suppress(OSError):  # the text is for the message only
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        file.flush()
 
 
 def is_finished(cfg: CfgNode) -> bool:

@@ -1,9 +1,12 @@
 """A run that is killed, stopped or fails continues as if nothing had happened."""
 
+import errno
+import fcntl
 import json
 import os
 import shutil
 import signal
+import socket
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +18,7 @@ from detectron2.utils.events import JSONWriter
 
 from mrcnn_plugin.engine import MRCNNTrainer
 from mrcnn_plugin.engine.preflight import check_start
-from mrcnn_plugin.engine.resume import is_finished, prepare_output_dir
+from mrcnn_plugin.engine.resume import is_finished, lock_output_dir, prepare_output_dir
 from mrcnn_plugin.engine.stop_signals import Stopped
 from mrcnn_plugin.errors import RunError
 
@@ -301,3 +304,43 @@ def test_a_full_disk_is_one_sentence_and_the_run_continues_later(largest, tmp_pa
     assert "File too large" in done.stdout and "Free space" in done.stdout
     assert "Traceback" not in done.stdout + done.stderr
     assert torch.load(tmp_path / "run/model_final.pth")["iteration"] == 5
+
+
+def test_two_runs_cannot_use_one_output_dir(tmp_path):
+    """A process holds the lock until it is killed; a child that outlives it, a worker, does not."""
+    ready, told = os.pipe()
+    lives, still_lives = os.pipe()
+    process = os.fork()
+    if not process:
+        lock_output_dir(str(tmp_path))
+        lock_output_dir(f"{tmp_path}/.")  # it is its own
+        if os.fork():
+            os.write(told, b"1")
+        os.close(still_lives)
+        os.read(lives, 1)  # until the test ends
+        os._exit(0)
+    os.close(lives)
+    try:
+        os.read(ready, 1)
+        expected = rf"'{tmp_path}' is in use by process {process} on {socket.gethostname()}\. Wait"
+        for _ in range(2):
+            with pytest.raises(RunError, match=expected):
+                lock_output_dir(str(tmp_path))
+        lock_output_dir("s3://bucket/folder")
+        os.kill(process, signal.SIGKILL)
+        os.waitpid(process, 0)
+        lock_output_dir(str(tmp_path))
+        assert (
+            tmp_path / ".lock"
+        ).read_text() == f"process {os.getpid()} on {socket.gethostname()}"
+    finally:
+        os.close(still_lives)
+
+
+def test_a_file_system_without_locks_is_a_warning(tmp_path, monkeypatch, caplog):
+    def lockf(file, operation):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "lockf", lockf)
+    lock_output_dir(str(tmp_path))
+    assert "cannot be locked (No locks available): nothing prevents a second run" in caplog.text
