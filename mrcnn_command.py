@@ -20,6 +20,7 @@ SUBCOMMANDS = {
     "train": "train, resume and evaluate; the same as train_net.py",
     "slurm": "submit a training to Slurm, which is requeued and resumed",
     "predict": "find instances in images and videos with a model file",
+    "serve": "a local page that finds instances in images with a model file",
     "dataset": "check, describe, draw and convert datasets",
     "report": "rebuild the report of a run, or compare runs",
     "weights": "convert weight files, show a model file",
@@ -51,8 +52,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 def run(subcommand: str, argv: Sequence[str], *, program: str) -> None:
     """Run a subcommand and exit with its status. A `RunError` is printed as `program: sentence`."""
     sys.argv[0] = program  # what argparse shows as the name of the program
-    # Raised on import by libraries that detectron2 uses; a user can do nothing about them.
-    warnings.filterwarnings("ignore", message="pkg_resources is deprecated")
+    # Raised by detectron2 and the libraries that it uses; a user can do nothing about them. The
+    # anchors need the present default of meshgrid.
+    for message in ("pkg_resources is deprecated", "torch.meshgrid: in an upcoming release"):
+        warnings.filterwarnings("ignore", message=message)
     module = importlib.import_module(f"mrcnn_plugin.cli.{subcommand}")
     from mrcnn_plugin.errors import one_sentence
 

@@ -29,7 +29,7 @@ from tqdm import tqdm
 from ..data.text import abbreviate
 from ..errors import RunError
 from ..inference.inputs import Frame, Inputs, is_video
-from ..inference.outputs import KINDS, Outputs
+from ..inference.outputs import KINDS, Outputs, without_empty
 from ..inference.predictor import Predictor
 from ..inference.shards import Shard, check_finished, to_line, write_shard
 
@@ -183,15 +183,10 @@ class _Run:
                         bar.write(f"unreadable: {frame.path}: {frame.error}", file=sys.stderr)
                         yield frame, None
                     else:
-                        yield frame, self._without_empty(next(found))
-
-    def _without_empty(self, instances: Instances) -> Instances:
-        """Drop instances whose mask has no pixel: no other program could read them."""
-        if not instances.has("pred_masks"):
-            return instances
-        kept = torch.from_numpy(instances.pred_masks.areas() > 0)
-        self.num_empty += len(kept) - int(kept.sum())
-        return instances[kept]
+                        instances = next(found)
+                        kept = without_empty(instances)
+                        self.num_empty += len(instances) - len(kept)
+                        yield frame, kept
 
     def _print_summary(self, outputs: Outputs, written: dict[str, Path]) -> None:
         counts = [f"{name} {n}" for name, n in outputs.num_instances.most_common()]

@@ -108,12 +108,9 @@ class Inputs:
         stem = name if stem in self._ambiguous else stem
         path = self._path(name)
         try:
-            read_header(path)  # rejects what would hang or be misread
-            return Frame(name, stem, path, detection_utils.read_image(path, format="BGR"))
+            return Frame(name, stem, path, read_image(path))
         except ImageFault as error:
             return Frame(name, stem, path, None, str(error))
-        except Exception as error:  # Pillow's plugins raise many kinds for damaged files
-            return Frame(name, stem, path, None, f"{type(error).__name__}: {error}")
 
     def _read_video(self, name: str) -> Iterator[Frame]:
         video = cv2.VideoCapture(self._path(name))
@@ -131,6 +128,21 @@ class Inputs:
         if number < 0.98 * declared or not number:  # containers may declare a few frames too many
             error = f"the video ends after {number} of {max(declared, 0)} frames"
             yield Frame(name, name, self._path(name), None, error)
+
+
+def read_image(path: str) -> np.ndarray:
+    """An image file as BGR uint8 (height, width, 3), with its EXIF rotation applied.
+
+    Raises:
+        ImageFault: it cannot be read, or is larger than Pillow's `Image.MAX_IMAGE_PIXELS` allows.
+    """
+    try:
+        read_header(path)  # rejects what would hang or be misread
+        return detection_utils.read_image(path, format="BGR")
+    except ImageFault:
+        raise
+    except Exception as error:  # Pillow's plugins raise many kinds for damaged files
+        raise ImageFault("unreadable-image", f"{type(error).__name__}: {error}") from error
 
 
 def is_video(name: str) -> bool:

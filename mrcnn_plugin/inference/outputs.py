@@ -16,6 +16,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import torch
 from detectron2.data import Metadata
 from detectron2.structures import Instances
 
@@ -151,9 +152,7 @@ class Outputs:
             self._write_csv("predictions", [*about, *a["bbox"], a["area"], *area])
 
     def _copy_coco(self, file) -> None:
-        categories = [{"id": k, "name": name} for k, name in enumerate(self._names, start=1)]
-        head = {"info": {"description": "predictions"}, "licenses": [], "categories": categories}
-        file.write(json.dumps(head)[:-1].encode() + b',\n"images": [\n')
+        file.write(json.dumps(coco_head(self._names))[:-1].encode() + b',\n"images": [\n')
         self._copy("images", file)
         file.write(b'\n],\n"annotations": [\n')
         self._copy("annotations", file)
@@ -162,6 +161,19 @@ class Outputs:
     def _copy(self, name: str, file) -> None:
         self._rows[name].seek(0)  # flushes too
         shutil.copyfileobj(self._rows[name].buffer, file)
+
+
+def coco_head(class_names: Sequence[str]) -> dict:
+    """A COCO json without its `images` and `annotations`."""
+    categories = [{"id": k, "name": name} for k, name in enumerate(class_names, start=1)]
+    return {"info": {"description": "predictions"}, "licenses": [], "categories": categories}
+
+
+def without_empty(instances: Instances) -> Instances:
+    """Drop instances whose mask has no pixel: no other program could read them."""
+    if not instances.has("pred_masks"):
+        return instances
+    return instances[torch.from_numpy(instances.pred_masks.areas() > 0)]
 
 
 def draw_overlay(image: np.ndarray, instances: Instances, class_names: Sequence[str]) -> np.ndarray:
