@@ -21,20 +21,24 @@ def run_commands(workplace, commands):
     python() {{ "{sys.executable}" "$@"; }}
     mrcnn() {{ python -m mrcnn_plugin "$@"; }}
     """
-    env = {
-        **os.environ,
-        "PYTHONPATH": f"{ROOT}:{os.environ.get('PYTHONPATH', '')}",
-        "CUDA_VISIBLE_DEVICES": "",
-        "CONFIG": "tiny.yaml",
-    }
-    done = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", prelude + commands],
-        cwd=workplace,
-        env=env,
+    command = ["bash", "-euo", "pipefail", "-c", prelude + commands]
+    done = run_program(command, workplace, CONFIG="tiny.yaml")
+    return done.returncode, done.stdout
+
+
+def run_program(command, folder, **environment):
+    """Run a command in a folder, on the CPU, with this package; returns the finished process.
+
+    stdout and stderr are together in `stdout`. `environment` is added to that of this process.
+    """
+    path = f"{ROOT}:{os.environ.get('PYTHONPATH', '')}"
+    return subprocess.run(
+        [str(word) for word in command],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": path, "CUDA_VISIBLE_DEVICES": "", **environment},
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        timeout=600,
+        timeout=900,
         check=False,
     )
-    return done.returncode, done.stdout

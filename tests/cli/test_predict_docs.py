@@ -3,13 +3,13 @@
 import csv
 import os
 import re
-import subprocess
 import sys
 
 import cv2
 import numpy as np
 import pytest
 from builders import ROOT, tiny_model_file
+from documented_commands import run_program
 
 from mrcnn_plugin.data import make_shapes
 
@@ -36,24 +36,9 @@ def workplace(tmp_path_factory):
 
 
 def run(command, workplace):
-    environment = {
-        **os.environ,
-        "PATH": f"{workplace}/bin:{os.environ['PATH']}",
-        "PYTHONPATH": f"{ROOT}:{os.environ.get('PYTHONPATH', '')}",
-        "CUDA_VISIBLE_DEVICES": "",
-        "SLURM_ARRAY_TASK_ID": "3",
-        "SLURM_ARRAY_TASK_COUNT": "16",
-    }
-    done = subprocess.run(
-        command,
-        cwd=workplace,
-        env=environment,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        timeout=600,
-        check=False,
-    )
+    path = f"{workplace}/bin:{os.environ['PATH']}"
+    slurm = {"SLURM_ARRAY_TASK_ID": "3", "SLURM_ARRAY_TASK_COUNT": "16"}
+    done = run_program(command, workplace, PATH=path, **slurm)
     assert done.returncode == 0, done.stdout[-4000:]
     return done.stdout
 
@@ -67,6 +52,7 @@ def test_the_page(workplace):
         elif "import ray" not in code:
             (workplace / "program.py").write_text(code)
             printed += run([sys.executable, "program.py"], workplace)
+    assert "meshgrid" not in printed
     assert "3 images\n2 images\n" in printed  # of the process pool
     assert len(list((workplace / "output/predicted/overlays").iterdir())) == 5
     with open(workplace / "output/measured/predictions.csv", newline="") as file:

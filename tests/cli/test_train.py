@@ -2,9 +2,7 @@
 
 import functools
 import json
-import os
 import shlex
-import subprocess
 import sys
 
 import pytest
@@ -12,6 +10,7 @@ import torch
 from builders import CONFIGS, ROOT, forget, load_cfg, read_metrics, train
 from detectron2.data import MetadataCatalog
 from detectron2.utils.events import EventStorage
+from documented_commands import run_program
 
 from mrcnn_plugin.data import make_shapes, register_datasets
 from mrcnn_plugin.engine import MRCNNTrainer, check_inputs, load_config
@@ -25,17 +24,8 @@ TRAINED = (
 
 def run_train_net(datasets, *arguments, check=True):
     """Run the script in a new process; returns what it printed (stdout and stderr together)."""
-    env = {**os.environ, "DETECTRON2_DATASETS": str(datasets), "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "train_net.py"), *map(str, arguments)],
-        cwd=ROOT,
-        env=env,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        timeout=900,
-        check=False,
-    )
+    command = [sys.executable, ROOT / "train_net.py", *arguments]
+    done = run_program(command, ROOT, DETECTRON2_DATASETS=str(datasets))
     if check:
         assert done.returncode == 0, done.stdout[-4000:]
         return done.stdout
