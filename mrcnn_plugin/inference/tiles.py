@@ -12,6 +12,7 @@ import numpy as np
 import pycocotools.mask as mask_utils
 import torch
 from detectron2.structures import Boxes, Instances
+from torch import Tensor
 
 from .masks import RLEMasks, crop_mask, shift_mask
 
@@ -98,14 +99,15 @@ def predict_tiles(
         batch = tiles[start : start + batch_size]
         found += predict([image[tile.slices(whole)] for tile in batch])
     first = np.cumsum([0] + [len(instances) for instances in found])
-    groups = list(range(first[-1]))  # of each detection, the first detection of its object
+    groups = np.arange(first[-1])  # of each detection, the first detection of its object
     for i, one in enumerate(tiles):
         for j in range(i + 1, len(tiles)):
             shared = one.shared(tiles[j])
             if not shared.is_empty:
                 for a, b in _pairs(found[i], found[j], one, tiles[j], shared):
-                    _join(groups, int(first[i] + a), int(first[j] + b))
-    return _merged(found, tiles, [_root(groups, k) for k in range(len(groups))], image_size)
+                    joined = groups[[first[i] + a, first[j] + b]]
+                    groups[np.isin(groups, joined)] = joined.min()
+    return _merged(found, tiles, torch.from_numpy(groups), image_size)
 
 
 def _pairs(
@@ -147,19 +149,8 @@ def _parts(instances: Instances, tile: Tile, shared: Tile) -> tuple[list[int], l
     return indices, parts
 
 
-def _root(groups: list[int], index: int) -> int:
-    while groups[index] != index:
-        index = groups[index]
-    return index
-
-
-def _join(groups: list[int], one: int, other: int) -> None:
-    one, other = _root(groups, one), _root(groups, other)
-    groups[max(one, other)] = min(one, other)
-
-
 def _merged(
-    found: list[Instances], tiles: list[Tile], roots: list[int], image_size: tuple[int, int]
+    found: list[Instances], tiles: list[Tile], groups: Tensor, image_size: tuple[int, int]
 ) -> Instances:
     """One instance per group of detections."""
     boxes, masks = [], []
@@ -167,12 +158,12 @@ def _merged(
         corner = torch.tensor([tile.left, tile.top] * 2)
         boxes.append(instances.pred_boxes.tensor + corner)
         masks += [shift_mask(r, tile.left, tile.top, image_size) for r in instances.pred_masks]
-    boxes, roots = torch.cat(boxes), torch.tensor(roots, dtype=torch.int64)
+    boxes = torch.cat(boxes)
     scores = torch.cat([instances.scores for instances in found])
     classes = torch.cat([instances.pred_classes for instances in found])
     kept = []
-    for root in roots.unique().tolist():
-        members = torch.nonzero(roots == root)[:, 0]
+    for root in groups.unique().tolist():
+        members = torch.nonzero(groups == root)[:, 0]
         low, high = boxes[members, :2].min(0).values, boxes[members, 2:].max(0).values
         rle = mask_utils.merge([masks[member] for member in members])
         kept.append((scores[members].max(), classes[root], torch.cat([low, high]), rle))
