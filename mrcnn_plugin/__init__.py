@@ -23,6 +23,7 @@ __all__ = [
     "__version__",
     "add_mrcnn_config",
     "build_mrcnn_resnet_c4_backbone",
+    "fold_frozen_bn",
     "get_config_file",
     "multiscale_roi_align",
     "res5_stage",
@@ -58,6 +59,7 @@ if _find_spec("detectron2") and _find_spec("torchvision"):
     from .config import add_mrcnn_config
     from .inference.predictor import Predictor
     from .modeling.backbone import build_mrcnn_resnet_c4_backbone, res5_stage, resnet_c4
+    from .modeling.frozen_bn import fold_frozen_bn
     from .modeling.mask_head import MRCNNMaskFCNHead
     from .modeling.pooler import RoIAlignPooler
     from .modeling.roi_heads import MRCNNCascadeROIHeads, MRCNNRes5ROIHeads, MRCNNStandardROIHeads

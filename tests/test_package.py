@@ -51,6 +51,7 @@ PUBLIC = {
     "__version__",
     "add_mrcnn_config",
     "build_mrcnn_resnet_c4_backbone",
+    "fold_frozen_bn",
     "get_config_file",
     "multiscale_roi_align",
     "res5_stage",

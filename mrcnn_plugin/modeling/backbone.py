@@ -1,7 +1,8 @@
 """ResNet-C4 backbone, and res5, the stage that runs on RoIs (ResNet, Table 1; Mask R-CNN, Sec. 3).
 
 "C4" is the output of the last conv layer of the 4th stage, res4, which has stride 16. The blocks
-and the parameter names are detectron2's, so ImageNet and Model Zoo files load by name.
+and the parameter names are detectron2's, so ImageNet and Model Zoo files load by name. FrozenBN is
+folded into its convolution (see `frozen_bn.py`).
 """
 
 from detectron2.layers import CNNBlockBase, ShapeSpec
@@ -10,6 +11,7 @@ from detectron2.modeling.backbone.resnet import BasicBlock, BasicStem, Bottlenec
 from torch import nn
 
 from ..errors import ConfigError
+from .frozen_bn import fold_frozen_bn
 
 # Blocks in res2, res3, res4, res5 (ResNet, Table 1).
 _BLOCKS_PER_STAGE = {
@@ -85,7 +87,9 @@ def resnet_c4(*, in_channels: int = 3, freeze_at: int = 2, **stage_args) -> ResN
         in_channels, stage_args.get("stem_out_channels", 64), stage_args.get("norm", "FrozenBN")
     )
     stages = [resnet_stage(s, first_stride=1 if s == 2 else 2, **stage_args) for s in (2, 3, 4)]
-    return ResNet(stem, stages, out_features=["res4"], freeze_at=freeze_at)
+    net = ResNet(stem, stages, out_features=["res4"], freeze_at=freeze_at)
+    fold_frozen_bn(net)
+    return net
 
 
 def res5_stage(*, stride: int, **stage_args) -> nn.Sequential:
@@ -95,7 +99,9 @@ def res5_stage(*, stride: int, **stage_args) -> nn.Sequential:
         stride: stride of the first block: 1 as in Mask R-CNN, Fig. 4, or 2 as in ResNet.
         stage_args: see `resnet_stage`, without `stage` and `first_stride`.
     """
-    return nn.Sequential(*resnet_stage(5, first_stride=stride, **stage_args))
+    stage = nn.Sequential(*resnet_stage(5, first_stride=stride, **stage_args))
+    fold_frozen_bn(stage)
+    return stage
 
 
 def stage_args_from_config(cfg) -> dict:

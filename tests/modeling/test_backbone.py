@@ -33,7 +33,8 @@ def test_same_names_and_function_as_detectron2s_backbone():
     theirs.load_state_dict(ours.state_dict())  # strict: names and shapes are equal
     x = torch.randn(1, 3, 64, 64)
     with torch.no_grad():
-        assert torch.equal(ours(x)["res4"], theirs(x)["res4"])
+        # FrozenBN is folded into the convolutions, so the last digits differ.
+        torch.testing.assert_close(ours(x)["res4"], theirs(x)["res4"], rtol=1e-3, atol=1e-2)
 
 
 def test_res5_turns_7x7x1024_into_7x7x2048():

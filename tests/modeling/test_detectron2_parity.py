@@ -45,10 +45,14 @@ def test_backbone_and_proposals(models, batch):
             proposals, _ = model.proposal_generator(images, features)
         outputs.append((features, proposals))
     (features, proposals), (our_features, our_proposals) = outputs
-    assert torch.equal(features["res4"], our_features["res4"])
+    scale = features["res4"].abs().max()
+    torch.testing.assert_close(
+        our_features["res4"] / scale, features["res4"] / scale, rtol=0, atol=1e-5
+    )
     for theirs, ours in zip(proposals, our_proposals):
-        assert torch.equal(theirs.proposal_boxes.tensor, ours.proposal_boxes.tensor)
-        assert torch.equal(theirs.objectness_logits, ours.objectness_logits)
+        for field in ("proposal_boxes", "objectness_logits"):
+            a, b = (getattr(x.get(field), "tensor", x.get(field)) for x in (theirs, ours))
+            torch.testing.assert_close(b, a, rtol=1e-4, atol=1e-2 if b.ndim == 2 else 1e-4)
 
 
 def test_detections(models, batch):
