@@ -77,21 +77,46 @@ class MRCNNMaskFCNHead(MaskRCNNConvUpsampleHead):
             in training `{"loss_mask": scalar}`; in inference `instances`, which gain `pred_masks`,
             (R_i, 1, m, m) probabilities in the frame of each box.
         """
-        logits = self.layers(x)
         if self.training:
-            return {"loss_mask": self._loss(logits, instances) * self.loss_weight}
+            return {"loss_mask": self._loss(x, instances) * self.loss_weight}
         classes = [i.pred_classes for i in instances]
-        probs = self._predicted_class_probs(logits, cat(classes))
+        probs = self._predicted_class_probs(self._logits(x, cat(classes)), cat(classes))
         # shape[0], unlike len(), is not a constant in a trace.
         for image_probs, image in zip(probs.split([c.shape[0] for c in classes]), instances):
             image.pred_masks = image_probs
         return instances
 
-    def _loss(self, logits: Tensor, instances: list[Instances]) -> Tensor:
+    def class_logits(self, x: Tensor, classes: Tensor) -> Tensor:
+        """(R, C, h, w) features and (R,) classes -> (R, m, m) logits of the mask of each class.
+
+        The last 1x1 conv computes one of its K outputs per RoI. A subclass with other layers has to
+        override this method together with `layers`.
+        """
+        for layer in [*self][:-1]:
+            x = layer(x)
+        if self.predictor.out_channels == 1:  # class-agnostic
+            return self.predictor(x)[:, 0]
+        # index_select, unlike an index of length R, traces to any number of RoIs.
+        weight = self.predictor.weight.flatten(1).index_select(0, classes)[:, :, None]
+        bias = self.predictor.bias.index_select(0, classes)[:, None, None]
+        pixels = x.permute(0, 2, 3, 1).flatten(1, 2)  # no copy if x is channels-last
+        logits = torch.baddbmm(bias, pixels, weight)
+        return logits.view(x.shape[0], x.shape[2], x.shape[3])
+
+    def _logits(self, x: Tensor, classes: Tensor) -> Tensor:
+        """(R, 1, m, m) logits of each RoI's class, or (R, K + 1, m, m) where classes compete."""
+        return (
+            self.layers(x)
+            if self.mask_loss == "softmax"
+            else self.class_logits(x, classes)[:, None]
+        )
+
+    def _loss(self, x: Tensor, instances: list[Instances]) -> Tensor:
         instances = [i for i in instances if len(i) > 0]
         if not instances:
-            return logits.sum() * 0  # DDP needs every parameter in the graph
+            return self.layers(x).sum() * 0  # DDP needs every parameter in the graph
         gt_classes = cat([i.gt_classes for i in instances])
+        logits = self._logits(x, gt_classes)
         gt_masks = cat(
             [
                 i.gt_masks.crop_and_resize(i.proposal_boxes.tensor, logits.shape[-1])
@@ -102,7 +127,7 @@ class MRCNNMaskFCNHead(MaskRCNNConvUpsampleHead):
         return _LOSSES[self.mask_loss](logits, gt_classes, gt_masks)
 
     def _predicted_class_probs(self, logits: Tensor, classes: Tensor) -> Tensor:
-        """(R, C, m, m) logits -> (R, 1, m, m) foreground probability of each RoI's class."""
+        """`_logits` -> (R, 1, m, m) foreground probability of each RoI's class."""
         if self.mask_loss == "softmax":
             return _odds_on(logits.softmax(dim=1), classes)[:, None]
         return true_class_masks(logits, classes).sigmoid()[:, None]

@@ -49,8 +49,27 @@ def test_inference_reads_the_predicted_classes_mask():
     with torch.no_grad():
         expected = mask_head.layers(x).sigmoid()
         first, second = mask_head(x, [detections(4, 0), detections(2)])
-    assert torch.equal(first.pred_masks, torch.stack([expected[0, 4:5], expected[1, 0:1]]))
-    assert torch.equal(second.pred_masks, expected[2:, 2:3])
+    close = torch.testing.assert_close
+    close(first.pred_masks, torch.stack([expected[0, 4:5], expected[1, 0:1]]))
+    close(second.pred_masks, expected[2:, 2:3])
+
+
+@pytest.mark.parametrize("conv_dims", [[8], [6, 8]])
+def test_the_mask_of_one_class_and_its_gradients_are_those_of_all_masks(conv_dims):
+    mask_head, x, classes = head(conv_dims=conv_dims), torch.randn(3, 16, 7, 7), [4, 0, 4]
+    for parameter in mask_head.parameters():
+        torch.nn.init.normal_(parameter)
+    target = torch.rand(3, 14, 14)
+    results = []
+    for masks in (
+        lambda: mask_head.layers(x)[range(3), classes],
+        lambda: mask_head.class_logits(x, torch.tensor(classes)),
+    ):
+        mask_head.zero_grad()
+        (masks() - target).square().mean().backward()
+        results.append([masks(), *(p.grad for p in mask_head.parameters())])
+    torch.testing.assert_close(results[1], results[0], rtol=1e-4, atol=1e-3)
+    assert all(grad.any() for grad in results[0][1:])
 
 
 def test_sigmoid_masks_of_a_class_do_not_depend_on_the_other_classes():

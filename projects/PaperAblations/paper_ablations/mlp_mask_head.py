@@ -9,6 +9,7 @@ from fvcore.nn import weight_init
 from torch import Tensor, nn
 
 from mrcnn_plugin import MRCNNMaskFCNHead
+from mrcnn_plugin.modeling.losses import true_class_masks
 
 
 @ROI_MASK_HEAD_REGISTRY.register()
@@ -52,3 +53,7 @@ class MLPMaskHead(MRCNNMaskFCNHead):
         for fc in self.fcs:
             x = fc(x).relu()
         return self.predictor(x).view(len(x), -1, self.mask_size, self.mask_size)
+
+    def class_logits(self, x: Tensor, classes: Tensor) -> Tensor:
+        """(R, C, h, w) and (R,) classes -> (R, m, m) logits of the mask of each class."""
+        return true_class_masks(self.layers(x), classes)
