@@ -10,6 +10,7 @@ from detectron2.utils.events import CommonMetricPrinter, JSONWriter
 from ..checkpoint.model_file import description
 from ..evaluation import inference_folder
 from ..evaluation.analysis import load_analysis
+from ..precision import autocast
 from .hooks.best_weights import BestWeights
 from .hooks.early_stopping import EarlyStopping
 from .hooks.ema import EMAHook
@@ -77,7 +78,12 @@ def _evaluation(trainer, weights) -> Evaluation:
     functions, at_end = [trainer.evaluate], []
     if cfg.TEST.VAL_LOSS:
         loader = build_validation_loader(cfg)
-        functions.insert(0, lambda: {"validation": validation_loss(model, loader)})
+
+        def losses() -> dict:
+            with autocast(cfg, next(model.parameters()).device):
+                return {"validation": validation_loss(model, loader)}
+
+        functions.insert(0, losses)
     if cfg.TEST.AUG.ENABLED:  # at the end only: it is slow
         at_end.append(lambda: trainer.test_with_tta(cfg, model))
     return Evaluation(

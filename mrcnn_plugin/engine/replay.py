@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from ..checkpoint.weight_files import load_torch_file
 from ..config_text import parse_config
 from ..errors import RunError
+from ..precision import amp_dtype_of
 from .distributed import unwrap
 from .plain_batch import from_plain, to_plain
 from .rng import set_rng_state
-from .train_step import NonFiniteStep, amp_dtype_of, compute_losses, split_batch
+from .train_step import NonFiniteStep, compute_losses, split_batch
 
 # Buffers that detectron2's models do not save, because the config sets them.
 _NOT_SAVED = {"pixel_mean", "pixel_std"}

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
-from detectron2.config import CfgNode
 from detectron2.engine import SimpleTrainer
 from detectron2.utils import comm
 from torch import Tensor, nn
@@ -155,13 +154,6 @@ class TrainStep(SimpleTrainer):
         super().load_state_dict(state_dict)
         if self.scaler.is_enabled() and "grad_scaler" in state_dict:
             self.scaler.load_state_dict(state_dict["grad_scaler"])
-
-
-def amp_dtype_of(cfg: CfgNode, device: torch.device) -> torch.dtype | None:
-    """The dtype of `SOLVER.AMP.ENABLED`: float16 on GPUs, bfloat16 on CPUs. None without AMP."""
-    if not cfg.SOLVER.AMP.ENABLED:
-        return None
-    return torch.float16 if device.type == "cuda" else torch.bfloat16
 
 
 def split_batch(batch: list, pieces: int) -> list[list]:

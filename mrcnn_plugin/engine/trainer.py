@@ -28,6 +28,7 @@ from ..checkpoint.model_file import class_names
 from ..data.reading import ReportingMapper
 from ..errors import ConfigError
 from ..evaluation import AnalysingCOCOEvaluator, inference_folder
+from ..precision import amp_dtype_of, autocast
 from .build_hooks import Hooks, build_hooks
 from .distributed import unwrap
 from .ending import end_of_run, stop_if_requested
@@ -38,7 +39,7 @@ from .replay import nonfinite_error
 from .rng import derived_seed, seed_generators
 from .stop_signals import StopSignals
 from .train_loader import TrainLoader, build_train_loader
-from .train_step import NonFiniteStep, TrainStep, amp_dtype_of
+from .train_step import NonFiniteStep, TrainStep
 
 logger = logging.getLogger(__name__)
 
@@ -231,6 +232,12 @@ class MRCNNTrainer(DefaultTrainer):
             f"The dataset '{dataset_name}' has evaluator_type '{kind}'; expected one of coco, "
             "lvis, pascal_voc, cityscapes_instance. Set it with MetadataCatalog.get(name).set(...)."
         )
+
+    @classmethod
+    def test(cls, cfg: CfgNode, model: nn.Module, evaluators=None) -> OrderedDict:
+        """As in `DefaultTrainer`, in the precision of training (`SOLVER.AMP.ENABLED`)."""
+        with autocast(cfg, next(model.parameters()).device):
+            return super().test(cfg, model, evaluators)
 
     @classmethod
     def test_with_tta(cls, cfg: CfgNode, model: nn.Module) -> OrderedDict:

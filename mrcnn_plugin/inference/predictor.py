@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ..checkpoint.model_file import ModelFile, read_model_file
 from ..errors import ConfigError
+from ..precision import autocast
 from .formats import to_coco, to_labelme, to_polygons
 from .masks import encode_masks
 from .tiles import predict_tiles
@@ -48,6 +49,7 @@ class Predictor:
         tile: int | None = None,
         overlap: int | None = None,
         batch_size: int = 1,
+        amp: bool | None = None,
     ):
         """
         Args:
@@ -59,6 +61,8 @@ class Predictor:
                 as an image is. None predicts every image in one piece.
             overlap: of tiles in pixels; None means a fifth of their side.
             batch_size: tiles that go through the model together.
+            amp: compute in bfloat16 on CPUs and in float16 on GPUs. None does what the run did
+                whose file it is (`SOLVER.AMP.ENABLED`).
 
         Raises:
             ConfigError: the file is not a model file, the threshold is not between 0 and 1, or the
@@ -70,6 +74,7 @@ class Predictor:
         self.class_names = content.class_names
         self.thresholds = _thresholds(threshold, content)
         cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = float(self.thresholds.min())
+        cfg.SOLVER.AMP.ENABLED = cfg.SOLVER.AMP.ENABLED if amp is None else amp
         cfg.freeze()
         self.cfg = cfg
         self.tile, self.overlap, self.batch_size = tile, overlap, batch_size
@@ -145,7 +150,8 @@ class Predictor:
 
     @torch.no_grad()
     def _predict(self, inputs: list[dict]) -> list[Instances]:
-        raw = self.model.inference(inputs, do_postprocess=False)
+        with autocast(self.cfg, self.model.device):
+            raw = self.model.inference(inputs, do_postprocess=False)
         return [self._finish(r, i["height"], i["width"]) for r, i in zip(raw, inputs)]
 
     def _finish(self, raw: Instances, height: int, width: int) -> Instances:

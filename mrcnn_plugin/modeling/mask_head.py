@@ -127,10 +127,10 @@ class MRCNNMaskFCNHead(MaskRCNNConvUpsampleHead):
         return _LOSSES[self.mask_loss](logits, gt_classes, gt_masks)
 
     def _predicted_class_probs(self, logits: Tensor, classes: Tensor) -> Tensor:
-        """`_logits` -> (R, 1, m, m) foreground probability of each RoI's class."""
+        """`_logits` -> (R, 1, m, m) float32 foreground probability of each RoI's class."""
         if self.mask_loss == "softmax":
-            return _odds_on(logits.softmax(dim=1), classes)[:, None]
-        return true_class_masks(logits, classes).sigmoid()[:, None]
+            return _odds_on(logits.float().softmax(dim=1), classes)[:, None]
+        return true_class_masks(logits, classes).float().sigmoid()[:, None]
 
     @torch.no_grad()
     def _log_accuracy(self, logits: Tensor, gt_classes: Tensor, gt_masks: Tensor) -> None:
