@@ -1,0 +1,110 @@
+#!/usr/bin/env python3
+"""Compares prediction with detectron2's predictor: `python benchmarks/inference.py`.
+
+The time is that from a BGR array of 480x640 to instances with masks, at a shorter side of 800
+pixels, of detectron2's `DefaultPredictor` and of `Predictor`, with the same weights. Masks have the
+image's size in detectron2 and are RLE in ours. The variants take turns in one process. Peaks of
+memory are those of a new process per variant.
+"""
+
+import argparse
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import models
+import numpy as np
+import torch
+from detectron2.engine import DefaultPredictor
+from models import C4, VARIANTS
+from timing import machine
+
+from mrcnn_plugin import Predictor
+from mrcnn_plugin.checkpoint.model_file import description, write_model_file
+
+THRESHOLD = 0.05  # detectron2's default
+
+
+class FPNPredictor(DefaultPredictor):
+    """detectron2's predictor with our RoIAlign and folded FrozenBN."""
+
+    def __init__(self, cfg, variant: str):
+        super().__init__(cfg)
+        self.variant = variant
+        models.use_roi_align(self.model)
+        models.fold_frozen_bn(self.model)
+
+    def __call__(self, image):
+        with models.precision(self.variant):
+            return super().__call__(image)
+
+
+def predictor(variant: str, net: str, depth: int, file: Path):
+    """A function from a BGR array to `Instances`."""
+    classes = ("DATASETS.CLASS_NAMES", tuple(f"class {i}" for i in range(80)))
+    ours = variant != "detectron2" and net == C4
+    cfg = models.config(variant, net, depth, *(classes if ours else ()))
+    if not file.exists():
+        weights = models.build("ours", net, depth).state_dict()
+        about = description(models.config("ours", C4, depth, *classes)) if net == C4 else {}
+        write_model_file(file, weights, about)
+    if ours:
+        amp = variant.endswith("bfloat16")
+        return Predictor(file, device="cpu", threshold=THRESHOLD, amp=amp)
+    cfg.merge_from_list(["MODEL.WEIGHTS", str(file)])
+    own = DefaultPredictor(cfg) if variant == "detectron2" else FPNPredictor(cfg, variant)
+    return lambda image: own(image)["instances"]
+
+
+def compare(net: str, args: argparse.Namespace, folder: str) -> None:
+    file, image = Path(folder, f"{net}.pth"), models.image(args.images, 480, 640)
+    built = {variant: predictor(variant, net, args.depth, file) for variant in VARIANTS}
+    peaks = {}
+    if not args.no_memory:
+        for variant in VARIANTS:
+            child = ("--child", variant, net, file, "--depth", args.depth)
+            peaks[variant] = models.peak_of_child(__file__, *child)
+    times, scores = {variant: [] for variant in VARIANTS}, {}
+    for repeat in range(args.repeats + 1):
+        for variant in VARIANTS:
+            start = time.perf_counter()
+            found = built[variant](image)
+            if repeat:  # the first one warms up
+                times[variant].append(time.perf_counter() - start)
+            scores[variant] = np.sort(found.scores.float().numpy())[::-1]
+    print(f"\n{net}, depth {args.depth}, 800 pixels:\n")
+    print(models.table(times, peaks) + "\n")
+    first = scores["detectron2"]
+    for variant in VARIANTS:
+        own = scores[variant]
+        both = min(len(own), len(first))
+        difference = np.abs(own[:both] - first[:both]).max(initial=0)
+        print(f"{variant}: {len(own)} detections, sorted scores differ by up to {difference:.2g}")
+    sys.stdout.flush()
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--depth", type=int, default=101, help="of the ResNet")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--images", help="a file to use in place of the drawn image")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--no-fpn", action="store_true", help="without the FPN model")
+    parser.add_argument("--no-memory", action="store_true", help="without peaks of memory")
+    parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    if args.child:
+        variant, net, file = args.child
+        predictor(variant, net, args.depth, Path(file))(models.image(args.images, 480, 640))
+        print(models.own_peak())
+        return
+    print(machine("cpu"))
+    with tempfile.TemporaryDirectory() as folder:
+        for net in [C4] if args.no_fpn else [C4, models.FPN]:
+            compare(net, args, folder)
+
+
+if __name__ == "__main__":
+    main()
