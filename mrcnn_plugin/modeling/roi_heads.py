@@ -63,7 +63,9 @@ class _BoundedSampling:
         if self.proposal_append_gt:
             proposals = add_ground_truth_to_proposals(targets, proposals)
         sampled = [self._label_and_sample(*image) for image in zip(proposals, targets)]
-        background = [(image.gt_classes == self.num_classes).sum().item() for image in sampled]
+        # One device synchronization for all images.
+        counts = [(image.gt_classes == self.num_classes).sum() for image in sampled]
+        background = torch.stack(counts).tolist()
         foreground = [len(image) - count for image, count in zip(sampled, background)]
         storage = get_event_storage()
         storage.put_scalar("roi_head/num_fg_samples", sum(foreground) / len(sampled))

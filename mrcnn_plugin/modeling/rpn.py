@@ -129,8 +129,10 @@ class MRCNNRPN(RPN):
         num_images = len(labels)
         positive = labels == 1
         storage = get_event_storage()
-        storage.put_scalar("rpn/num_pos_anchors", positive.sum().item() / num_images)
-        storage.put_scalar("rpn/num_neg_anchors", (labels == 0).sum().item() / num_images)
+        # One device synchronization for both.
+        num_positive, num_negative = torch.stack([positive.sum(), (labels == 0).sum()]).tolist()
+        storage.put_scalar("rpn/num_pos_anchors", num_positive / num_images)
+        storage.put_scalar("rpn/num_neg_anchors", num_negative / num_images)
 
         image_index, anchor_index = positive.nonzero(as_tuple=True)
         positive_anchors = Boxes.cat(anchors).tensor[anchor_index]
