@@ -1,5 +1,5 @@
 // The schemas of every native op. Each backend registers its kernels; autograd and the shape
-// functions are in mrcnn_plugin/layers/roi_align.py.
+// functions are in mrcnn_plugin/layers/.
 #include <torch/csrc/stable/library.h>
 
 STABLE_TORCH_LIBRARY(mrcnn_plugin, m) {
@@ -28,6 +28,9 @@ STABLE_TORCH_LIBRARY(mrcnn_plugin, m) {
       "Tensor argmax, SymInt batch, SymInt channels, SymInt height, SymInt width, "
       "SymInt pooled_height, SymInt pooled_width, float spatial_scale, int sampling_ratio, "
       "bool aligned, int mode, int bin_stride) -> Tensor");
+  // Returns the indices of the boxes that non-maximum suppression keeps, by descending score: all
+  // of them if max_kept is -1, else the first max_kept. `boxes` is (N, 4), `scores` is (N).
+  m.def("nms(Tensor boxes, Tensor scores, float iou_threshold, int max_kept=-1) -> Tensor");
   // Returns the instruction set of the CPU kernels: baseline, avx2 or avx512.
   m.def("cpu_isa() -> str");
 }

@@ -1,8 +1,9 @@
 """Mask R-CNN on a ResNet-C4 as a plugin of detectron2.
 
-`roi_align`, `multiscale_roi_align` and their modules need PyTorch only. Everything else needs
-detectron2 as well: if it is installed, importing this package registers the components with it by
-name; if it is not, the first use of a component raises an ImportError that says how to install it.
+`roi_align`, `multiscale_roi_align`, their modules and `nms` need PyTorch only. Everything else
+needs detectron2 as well: if it is installed, importing this package registers the components with
+it by name; if it is not, the first use of a component raises an ImportError that says how to
+install it.
 """
 
 from importlib.util import find_spec as _find_spec
@@ -22,10 +23,12 @@ __all__ = [
     "RoIAlignPooler",
     "__version__",
     "add_mrcnn_config",
+    "batched_nms",
     "build_mrcnn_resnet_c4_backbone",
     "fold_frozen_bn",
     "get_config_file",
     "multiscale_roi_align",
+    "nms",
     "res5_stage",
     "resnet_c4",
     "roi_align",
@@ -52,6 +55,7 @@ _check_installed("torch")
 
 from .config_file import get_config_file  # noqa: E402
 from .layers.multiscale_roi_align import MultiScaleRoIAlign, multiscale_roi_align  # noqa: E402
+from .layers.nms import batched_nms, nms  # noqa: E402
 from .layers.roi_align import RoIAlign, roi_align  # noqa: E402
 
 if _find_spec("detectron2") and _find_spec("torchvision"):

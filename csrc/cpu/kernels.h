@@ -1,8 +1,8 @@
-// The interface of the inner loops of RoIAlign on the CPU: plain structs, and one table of
-// functions per instruction set (see cpu/kernels.inc).
+// The interface of the inner loops on the CPU: plain structs, and one table of functions per
+// instruction set (see cpu/kernels.inc).
 //
-// They work on slabs: `lanes` channels of a map or of a RoI's bins, repacked so that the channel is
-// the innermost dimension. The unused lanes of a partial slab are zero.
+// Those of RoIAlign work on slabs: `lanes` channels of a map or of a RoI's bins, repacked so that
+// the channel is the innermost dimension. The unused lanes of a partial slab are zero.
 #pragma once
 
 #if defined(__x86_64__)
@@ -98,6 +98,21 @@ struct Kernels {
                            const index_t<acc_t>* argmax, acc_t* scratch, const Grid<acc_t>& grad);
 };
 
+/// Boxes that non-maximum suppression has kept, one array per field. The arrays hold a multiple of
+/// kBoxBlock elements; those past `count` are NaN, and a NaN box suppresses no other.
+struct KeptBoxes {
+  const float *x1, *y1, *x2, *y2, *area;
+  int64_t count;
+};
+constexpr int64_t kBoxBlock = 64;
+
+struct Box {
+  float x1, y1, x2, y2, area;
+};
+
+/// Returns true if the intersection over union of `box` with any kept box is above the threshold.
+using IsSuppressed = bool(const KeptBoxes& kept, const Box& box, float iou_threshold);
+
 /// The two widths of a slab. The narrow one is for few channels, which would fill little of a wide
 /// one.
 constexpr int64_t kWideLanes = 32, kNarrowLanes = 4;
@@ -109,16 +124,19 @@ constexpr int64_t kWideLanes = 32, kNarrowLanes = 4;
 namespace baseline {
 template <typename T>
 Kernels<T> kernels(bool narrow);
-}
+IsSuppressed is_suppressed;
+}  // namespace baseline
 #ifdef MRCNN_MULTIPLE_ISAS
 namespace avx2 {
 template <typename T>
 Kernels<T> kernels(bool narrow);
-}
+IsSuppressed is_suppressed;
+}  // namespace avx2
 namespace avx512 {
 template <typename T>
 Kernels<T> kernels(bool narrow);
-}
+IsSuppressed is_suppressed;
+}  // namespace avx512
 #endif
 
 }  // namespace mrcnn_plugin::cpu

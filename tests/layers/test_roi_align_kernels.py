@@ -10,6 +10,7 @@ import torch
 import torchvision
 from roi_align_cases import MODES, gradient, random_rois
 
+from mrcnn_plugin.layers.nms import nms
 from mrcnn_plugin.layers.roi_align import roi_align
 
 TESTS = Path(__file__).resolve().parent
@@ -27,7 +28,8 @@ def large_map(channels, dtype=torch.float64, batch=2):
 
 
 def all_results():
-    """Return the output and gradient for every dtype, mode and slab width, in a fixed order."""
+    """Return the output and gradient for every dtype, mode and slab width, in a fixed order, and
+    what nms keeps."""
     results = []
     rois = random_rois(40, 1, 37, 70).float()
     for dtype in DTYPES:
@@ -36,7 +38,8 @@ def all_results():
                 features = large_map(channels, dtype)
                 results.append(roi_align(features, rois, (5, 4), 1.0, mode=mode))
                 results.append(gradient(roi_align, features, rois, (5, 4), 1.0, mode=mode))
-    return results
+    boxes = random_rois(900, 2, 37, 70).float()[:, 1:]
+    return [*results, nms(boxes, boxes[:, 0] % 1, 0.2).double()]
 
 
 def run_with_isa(isa, code):
