@@ -7,7 +7,6 @@ from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
 from detectron2.modeling.box_regression import Box2BoxTransform
 from detectron2.modeling.matcher import Matcher
 from detectron2.modeling.meta_arch import GeneralizedRCNN
-from detectron2.modeling.roi_heads import FastRCNNOutputLayers
 
 from mrcnn_plugin import (
     MRCNNRPN,
@@ -18,6 +17,7 @@ from mrcnn_plugin import (
     res5_stage,
     resnet_c4,
 )
+from mrcnn_plugin.modeling.roi_heads import Float32OutputLayers
 
 DEPTH, NUM_CLASSES = 101, 80
 
@@ -53,7 +53,7 @@ model = L(GeneralizedRCNN)(
             output_size=7, spatial_scales=[1 / 16], sampling_ratio=2, aligned=True, mode="avg"
         ),
         res5=L(res5_stage)(depth=DEPTH, stride=1),
-        box_predictor=L(FastRCNNOutputLayers)(
+        box_predictor=L(Float32OutputLayers)(
             input_shape=L(ShapeSpec)(channels=2048, height=1, width=1),
             box2box_transform=L(Box2BoxTransform)(weights=[10.0, 10.0, 5.0, 5.0]),
             num_classes=NUM_CLASSES,

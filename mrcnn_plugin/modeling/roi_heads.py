@@ -91,7 +91,7 @@ class _BoundedSampling:
         return sampled
 
 
-class _Float32OutputLayers(FastRCNNOutputLayers):
+class Float32OutputLayers(FastRCNNOutputLayers):
     """detectron2's two linear layers, in float32 under autocast.
 
     They cost next to nothing, while scores in half precision would be equal for many detections.
@@ -146,7 +146,7 @@ class MRCNNRes5ROIHeads(_ClassCheck, _BoundedSampling, Res5ROIHeads):
         )
         ret["res5"] = res5_stage(stride=stride if reads_every_bin else 1, **stage_args)
         channels = ret["res5"][-1].out_channels
-        ret["box_predictor"] = _Float32OutputLayers(
+        ret["box_predictor"] = Float32OutputLayers(
             cfg, ShapeSpec(channels=channels, height=1, width=1)
         )
         if cfg.MODEL.MASK_ON:
