@@ -40,12 +40,11 @@ def fold_frozen_bn(model: nn.Module) -> int:
 class _FoldingConv2d(Conv2d):
     """detectron2's `Conv2d`, which multiplies its weight by the scale of a FrozenBN after it.
 
-    The fold is kept while it needs no gradient and none of the tensors that it was computed from
-    has changed.
+    The fold is computed at every call, so it follows every change of the weights. Without
+    gradients its memory is used again, because new memory costs more than the product.
     """
 
-    # (copies of the sources that share their memory, their versions, the fold's dtype, the fold)
-    _kept = None  # without an annotation, which TorchScript would read
+    _memory = None  # of the last fold; without an annotation, which TorchScript would read
 
     def forward(self, x: Tensor) -> Tensor:
         if torch.jit.is_scripting():  # TorchScript does not support super()
@@ -59,55 +58,48 @@ class _FoldingConv2d(Conv2d):
         elif torch.jit.is_tracing() or type(self.norm) is not FrozenBatchNorm2d:
             x = super().forward(x)
         else:
-            weight, bias = self._folded(_compute_dtype(self.weight))
+            weight, bias = self._fold(_compute_dtype(self.weight))
             x = F.conv2d(x, weight, bias, self.stride, self.padding, self.dilation, self.groups)
             x = x if self.activation is None else self.activation(x)
         return x
 
     @torch.jit.unused
-    def _folded(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        norm = self.norm
-        sources = [self.weight, norm.weight, norm.bias, norm.running_mean, norm.running_var]
-        sources += [] if self.bias is None else [self.bias]
-        needs_graph = torch.is_grad_enabled() and any(t.requires_grad for t in sources)
-        if needs_graph or torch.compiler.is_compiling() or any(t.is_inference() for t in sources):
-            return self._fold(dtype)
-        versions = [t._version for t in sources]
-        if self._kept is not None:
-            copies, kept_versions, kept_dtype, fold = self._kept
-            same = kept_versions == versions and kept_dtype == dtype and len(copies) == len(sources)
-            if same and all(map(_share_memory, copies, sources)):
-                return fold
-        with torch.inference_mode(False), torch.no_grad():  # a training step may use it, too
-            fold = self._fold(dtype)
-            # The copies keep the memory of the sources from being used for other tensors.
-            self._kept = ([t.detach() for t in sources], versions, dtype, fold)
-        return fold
-
     def _fold(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """The weight and the bias of the convolution with the norm, computed before rounding."""
         norm = self.norm
         scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
         shift = norm.bias - norm.running_mean * scale
         if self.bias is not None:
             shift = shift + self.bias * scale
-        weight = (self.weight * scale.reshape(-1, 1, 1, 1)).to(dtype)
-        if weight.device.type == "cpu":  # the output has the layout of the weight
-            weight = weight.contiguous(memory_format=torch.channels_last)
+        scale = scale.reshape(-1, 1, 1, 1)
+        if torch.is_grad_enabled() or torch.compiler.is_compiling():
+            weight = (self.weight * scale).to(dtype, memory_format=_layout(self.weight))
+        else:
+            weight = torch.mul(self.weight, scale, out=self._memory_for(dtype))
         return weight, shift.to(dtype)
 
+    def _memory_for(self, dtype: torch.dtype) -> Tensor:
+        like, memory = self.weight, self._memory
+        if memory is None or (memory.dtype, memory.device) != (dtype, like.device):
+            with torch.inference_mode(False):  # so that it can be used outside of it as well
+                memory = torch.empty_like(like, dtype=dtype, memory_format=_layout(like))
+            self._memory = memory
+        return memory
+
     def train(self, mode: bool = True):
-        """As in `nn.Module`. In training, the fold of a trainable weight is not kept."""
-        if mode and self.weight.requires_grad:
-            self._kept = None
+        """As in `nn.Module`. Training frees the memory of the fold."""
+        if mode:
+            self._memory = None
         return super().train(mode)
 
     def __getstate__(self) -> dict:
         """Without the fold, for copies and pickles."""
-        return {name: value for name, value in super().__getstate__().items() if name != "_kept"}
+        return {name: value for name, value in super().__getstate__().items() if name != "_memory"}
 
 
-def _share_memory(a: Tensor, b: Tensor) -> bool:
-    return a.data_ptr() == b.data_ptr() and a.device == b.device and a.dtype == b.dtype
+def _layout(weight: Tensor) -> torch.memory_format:
+    """The layout of the fold, which the output of the convolution has as well."""
+    return torch.channels_last if weight.device.type == "cpu" else torch.preserve_format
 
 
 def _compute_dtype(weight: Tensor) -> torch.dtype:

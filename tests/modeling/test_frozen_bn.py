@@ -62,11 +62,15 @@ CHANGES = {
     "in place, as the moving average of the weights": lambda m, state: [
         tensor.copy_(state[name]) for name, tensor in m.state_dict().items()
     ],
+    "in place through .data, which leaves the version of a tensor as it is": lambda m, state: [
+        tensor.data.copy_(state[name])
+        for name, tensor in [*m.named_parameters(), *m.named_buffers()]
+    ],
     "another tensor as .data": lambda m, state: [
         setattr(tensor, "data", state[name].clone())
         for name, tensor in [*m.named_parameters(), *m.named_buffers()]
     ],
-    "another dtype and back": lambda m, state: m.half().float(),
+    "another dtype": lambda m, state: m.double(),
     "another norm": lambda m, state: setattr(m, "norm", copy.deepcopy(m.norm).requires_grad_()),
     "another batch norm, frozen": lambda m, state: setattr(
         m, "norm", FrozenBatchNorm2d.convert_frozen_batchnorm(nn.BatchNorm2d(6))
@@ -74,49 +78,61 @@ CHANGES = {
 }
 
 
+@pytest.mark.parametrize("context", [torch.no_grad, torch.enable_grad, torch.inference_mode])
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
-def test_the_kept_fold_follows_every_change(pair, change):
+def test_the_fold_follows_every_change(pair, change, context):
+    """Also of frozen weights in evaluation mode, where nothing announces a change."""
     for module in pair:
-        module.requires_grad_(False).eval()(X)  # keeps a fold
+        with context():
+            module.requires_grad_(False).eval()(X)
     state = {name: t * 0.5 + 0.1 for name, t in pair[0].state_dict().items()}
     for module in pair:
         change(module, state)
-    assert_same(*pair)
+    with context():
+        assert_same(*pair, X.to(pair[0].weight.dtype))
 
 
-def test_data_that_is_changed_in_training_is_read_again(pair):
-    """An optimizer that writes to `.data` leaves no trace in the version of a parameter."""
-    for module in pair:
-        with torch.no_grad():
-            module.eval()(X)
-        module.train().weight.data.mul_(3)
-        module.eval()
-    with torch.no_grad():
-        assert_same(*pair)
-
-
-def test_the_fold_is_computed_once_without_gradients_and_is_not_copied(pair, monkeypatch):
+def test_memory_is_used_again_only_without_gradients(pair):
     _, ours = pair
-    folds = []
-    fold = type(ours)._fold
-    monkeypatch.setattr(
-        type(ours), "_fold", lambda self, dtype: folds.append(dtype) or fold(self, dtype)
-    )
     with torch.inference_mode():
         ours.eval()(X)
+    kept = ours._memory
     with torch.no_grad():
         ours(X)
-    assert len(folds) == 1
+    assert kept is ours._memory
     for copied in (copy.deepcopy(ours), pickle.loads(pickle.dumps(ours))):
-        assert "_kept" in vars(ours) and "_kept" not in vars(copied)
+        assert copied._memory is None
         torch.testing.assert_close(copied(X), ours(X))
-    # What inference mode kept can be used in a step that needs the gradient of the input.
-    ours.requires_grad_(False)(X.clone().requires_grad_()).sum().backward()
+    assert "_memory" not in ours.state_dict()
+    # A fold that a backward pass still needs is not overwritten.
+    x = X.clone().requires_grad_()
+    output = ours.requires_grad_(False)(x)
+    with torch.no_grad():
+        ours.weight.mul_(3)
+        ours(X)
+        ours.weight.div_(3)
+    (gradient,) = torch.autograd.grad(output.sum(), x)
+    (expected,) = torch.autograd.grad(pair[0](x).sum(), x)
+    torch.testing.assert_close(gradient, expected, rtol=1e-4, atol=1e-4)
+    ours.train()
+    assert ours._memory is None
+
+
+def test_compiled_with_and_without_gradients(pair):
+    theirs, ours = pair
+    compiled = torch.compile(ours, backend="aot_eager", fullgraph=True)
+    for context in (torch.enable_grad, torch.no_grad):
+        with context():
+            torch.testing.assert_close(compiled(X), theirs(X), rtol=1e-5, atol=1e-5)
+    ours.weight.data.mul_(2)
+    theirs.weight.data.mul_(2)
+    torch.testing.assert_close(compiled(X), theirs(X), rtol=1e-5, atol=1e-5)
 
 
 def test_scripted_and_traced_graphs_are_those_of_detectron2(pair):
     theirs, ours = (module.eval().requires_grad_(False) for module in pair)
-    ours(X)  # keeps a fold
+    with torch.no_grad():
+        ours(X)  # keeps memory
     for theirs_graph, ours_graph in (
         (torch.jit.trace(theirs, X), torch.jit.trace(ours, X)),
         (torch.jit.script(theirs), torch.jit.script(ours)),
@@ -145,7 +161,7 @@ def test_autocast_folds_in_float32_before_it_rounds(pair):
         rounded = ours(X)
         assert rounded.dtype == torch.bfloat16
         torch.testing.assert_close(rounded.float(), exact, rtol=0.02, atol=0.05)
-    assert ours(X).dtype == torch.float32  # the kept fold of another dtype is not used
+    assert ours(X).dtype == torch.float32
     assert_same(theirs, ours)
 
 
