@@ -1,7 +1,8 @@
 """Region Proposal Network with the head (4k + 2k outputs) and loss of Faster R-CNN.
 
-Anchors, sampling, box coding and proposal selection are those of detectron2's `RPN`. So are the
-results of matching, which never builds the matrix of all objects and anchors.
+Anchors, sampling and box coding are those of detectron2's `RPN`. So are the results of matching,
+which never builds the matrix of all objects and anchors, and of the selection of proposals, whose
+NMS ends once enough boxes are kept.
 
 Shape shorthand: N images, k anchors per location, H x W the size of the feature map.
 """
@@ -18,6 +19,7 @@ from ..config import check_mrcnn_config
 from ..errors import ConfigError
 from .losses import rpn_cls_loss, rpn_reg_loss
 from .matching import match_boxes
+from .proposals import select_proposals
 
 
 @RPN_HEAD_REGISTRY.register()
@@ -151,6 +153,30 @@ class MRCNNRPN(RPN):
             ),
         }
         return {name: loss * self.loss_weight.get(name, 1.0) for name, loss in losses.items()}
+
+    @torch.no_grad()
+    def predict_proposals(
+        self,
+        anchors: list[Boxes],
+        pred_objectness_logits: list[Tensor],
+        pred_anchor_deltas: list[Tensor],
+        image_sizes: list[tuple[int, int]],
+    ) -> list[Instances]:
+        """Arguments and results as in detectron2's `RPN`; see `select_proposals`."""
+        if torch.jit.is_tracing():
+            return super().predict_proposals(
+                anchors, pred_objectness_logits, pred_anchor_deltas, image_sizes
+            )
+        return select_proposals(
+            self._decode_proposals(anchors, pred_anchor_deltas),
+            pred_objectness_logits,
+            image_sizes,
+            nms_threshold=self.nms_thresh,
+            max_before_nms=self.pre_nms_topk[self.training],
+            max_kept=self.post_nms_topk[self.training],
+            min_box_size=self.min_box_size,
+            training=self.training,
+        )
 
     def _num_locations(self, anchors: list[Boxes]) -> int:
         """The number of anchor locations: H * W summed over levels."""
