@@ -3,12 +3,12 @@
     python benchmarks/nms.py [--quick] [--repeats N]
 
 Prints Markdown. The boxes are sorted by score, as proposals are. A share of them are jittered
-copies of 30 objects, the rest lie anywhere. If many lie anywhere, the wanted number is kept early in the
-list and its rest is never compared. If all of them cluster, most of the list has to be compared.
-The table shows both ends, the call without a limit, and the position at which our search stops.
-Both sides run alternately; torchvision's list is cut to the wanted number. Times are medians in
-ms, with one thread on both sides. The ratio is torchvision's time divided by ours, with its median
-and quartiles over the repeats.
+copies of 30 objects, the rest lie anywhere. If many lie anywhere, the wanted number is kept early
+in the list and its rest is never compared. If all of them cluster, most of the list has to be
+compared. The table shows both ends, the call without a limit, and the position at which our search
+stops. Both sides run alternately; torchvision's list is cut to the wanted number. Times are medians
+in ms, with one thread on both sides. The ratio is torchvision's time divided by ours, with its
+median and quartiles over the repeats.
 """
 
 import argparse
