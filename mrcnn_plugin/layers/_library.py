@@ -59,9 +59,13 @@ def empty_result(
     return output, features.new_empty((0,), dtype=torch.int32)
 
 
-def no_double_backward(ctx, *_grads):
-    """The backward of the backward ops."""
-    raise RuntimeError("mrcnn_plugin.roi_align cannot be differentiated twice")
+def check_twice_differentiable(mode: int) -> None:
+    """The average is linear in the features, so its second derivative is the forward op again."""
+    if MODES[mode] == "max":
+        raise RuntimeError(
+            "mrcnn_plugin.roi_align with mode='max' cannot be differentiated twice. Use "
+            "mode='avg', which can."
+        )
 
 
 def _layout(like: Tensor) -> torch.memory_format:

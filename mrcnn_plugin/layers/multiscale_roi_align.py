@@ -14,8 +14,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from . import _vmap  # noqa: F401  registers the rules of torch.vmap
 from ._arguments import MODES, check_features, check_options, check_rois, pair, with_batch_index
-from ._library import empty_maps, empty_result, no_double_backward
+from ._library import check_twice_differentiable, empty_maps, empty_result
 
 __all__ = ["MultiScaleRoIAlign", "assign_levels", "multiscale_roi_align"]
 
@@ -224,4 +225,24 @@ def _backward(ctx, grad_output, _grad_argmax):
 torch.library.register_autograd(
     "mrcnn_plugin::roi_align_levels", _backward, setup_context=_save_for_backward
 )
-torch.library.register_autograd("mrcnn_plugin::roi_align_levels_backward", no_double_backward)
+
+
+def _save_for_double_backward(ctx, inputs, output):
+    _, rois, levels, ctx.level, _, _, _, _, _, *ctx.options = inputs
+    ctx.save_for_backward(rois, levels)
+
+
+def _double_backward(ctx, grad_grad_features):
+    """The forward on this level, and zero for the RoIs of other levels."""
+    check_twice_differentiable(ctx.options[-2])
+    rois, levels = ctx.saved_tensors
+    pooled, _ = torch.ops.mrcnn_plugin.roi_align(grad_grad_features, rois, *ctx.options)
+    here = (levels == ctx.level)[:, None, None, None]
+    return torch.where(here, pooled, torch.zeros_like(pooled)), *(None for _ in range(15))
+
+
+torch.library.register_autograd(
+    "mrcnn_plugin::roi_align_levels_backward",
+    _double_backward,
+    setup_context=_save_for_double_backward,
+)

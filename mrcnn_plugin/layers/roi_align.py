@@ -15,8 +15,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from . import _vmap  # noqa: F401  registers the rules of torch.vmap
 from ._arguments import MODES, check_features, check_options, check_rois, pair, with_batch_index
-from ._library import empty_maps, empty_result, no_double_backward
+from ._library import check_twice_differentiable, empty_maps, empty_result
 
 __all__ = ["RoIAlign", "roi_align"]
 
@@ -57,7 +58,8 @@ def roi_align(
         features are; coordinates are also float64 if the RoIs are.
 
     Note:
-        * Boxes get no gradient. The backward is deterministic and cannot be differentiated again.
+        * Boxes get no gradient. The backward is deterministic. For "avg" it can be differentiated
+          again, any number of times; for "max" it raises a RuntimeError.
         * A sample more than one pixel beyond the outermost pixel centres is outside the map and
           counts as 0, in the average and in the maximum. Nearer samples get the border's value.
         * The gradient of a maximum goes to the first of equal samples in row-major order. There is
@@ -185,4 +187,22 @@ def _backward(ctx, grad_output, _grad_argmax):
 torch.library.register_autograd(
     "mrcnn_plugin::roi_align", _backward, setup_context=_save_for_backward
 )
-torch.library.register_autograd("mrcnn_plugin::roi_align_backward", no_double_backward)
+
+
+def _save_for_double_backward(ctx, inputs, output):
+    _, rois, _, _, _, _, _, *ctx.options = inputs
+    ctx.save_for_backward(rois)
+
+
+def _double_backward(ctx, grad_grad_features):
+    """The average is linear, so the derivative of its gradient to grad_output is the forward."""
+    check_twice_differentiable(ctx.options[-2])
+    grad_output, _ = torch.ops.mrcnn_plugin.roi_align(
+        grad_grad_features, *ctx.saved_tensors, *ctx.options
+    )
+    return grad_output, *(None for _ in range(13))
+
+
+torch.library.register_autograd(
+    "mrcnn_plugin::roi_align_backward", _double_backward, setup_context=_save_for_double_backward
+)

@@ -121,6 +121,7 @@ def test_gradcheck():
     rois[:, 0] = 0
     op = lambda *maps: multiscale_roi_align(list(maps), rois.double(), (3, 2), PYRAMID_SCALES)  # noqa: E731
     assert torch.autograd.gradcheck(op, tuple(features))
+    assert torch.autograd.gradgradcheck(lambda *maps: op(*maps) ** 2, tuple(features))
 
 
 @pytest.mark.parametrize("mode", MODES)

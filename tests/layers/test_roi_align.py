@@ -311,11 +311,29 @@ def test_maximum_off_the_map_is_zero_without_gradient():
     assert back.sum().item() == 1.0
 
 
-def test_double_backward_raises():
+@pytest.mark.parametrize("aligned", [True, False])
+@pytest.mark.parametrize("sampling_ratio", [0, 2])
+def test_gradgradcheck(aligned, sampling_ratio):
+    features, rois = make_features().requires_grad_(), make_rois()[:6]
+    op = lambda f: roi_align(f, rois, (3, 2), SCALE, sampling_ratio, aligned=aligned) ** 2  # noqa: E731
+    assert torch.autograd.gradgradcheck(op, (features,))
+
+
+def test_third_derivative_by_hand():
+    """The mean m of 16 equal pixels x: m^3 = x^3, whose third directional derivative is 6."""
+    features = torch.full((1, 1, 4, 4), 5.0, dtype=torch.float64, requires_grad=True)
+    value = roi_align(features, torch.tensor([[0, 0.0, 0.0, 4.0, 4.0]]), 1).sum() ** 3
+    for expected in (3 * 5.0**2, 6 * 5.0, 6.0):
+        (grad,) = torch.autograd.grad(value, features, create_graph=True)
+        value = grad.sum()
+        assert value.item() == pytest.approx(expected)
+
+
+def test_double_backward_of_the_maximum_raises():
     features = make_features().requires_grad_()
-    output = roi_align(features, make_rois(), 3)
+    output = roi_align(features, make_rois(), 3, mode="max")
     (grad,) = torch.autograd.grad((output**2).sum(), features, create_graph=True)
-    with pytest.raises(RuntimeError, match="differentiated twice"):
+    with pytest.raises(RuntimeError, match="mode='max' cannot be differentiated twice"):
         grad.sum().backward()
 
 
@@ -428,11 +446,3 @@ def test_compiles_in_one_graph(mode, dynamic):
         compilations.append(backend.frame_count)
     if dynamic:
         assert compilations[0] == compilations[-1]
-
-
-@pytest.mark.filterwarnings("ignore:There is a performance drop")
-def test_vmap_is_a_loop():
-    """torch's fallback; it warns that it is slow. Put the batch into N instead."""
-    features, rois = torch.stack([make_features(seed=seed) for seed in range(3)]), make_rois()
-    mapped = torch.vmap(lambda f: roi_align(f, rois, 3, mode="max"))(features)
-    assert torch.equal(mapped, torch.stack([roi_align(f, rois, 3, mode="max") for f in features]))

@@ -1,7 +1,7 @@
 """RoIAlign among PyTorch's transforms, compilers, threads and processes.
 
-opcheck, gradcheck, torch.compile, autocast, vmap over features, determinism and double backward
-are in test_roi_align.py.
+opcheck, gradcheck, torch.compile, autocast, determinism and double backward are in
+test_roi_align.py.
 """
 
 import copy
@@ -129,18 +129,64 @@ def test_the_python_of_the_docs_runs(tmp_path, monkeypatch):
 # ---- Transforms ----------------------------------------------------------------------------------
 
 
-@pytest.mark.filterwarnings("ignore:There is a performance drop")
+def stacked(op, features, rois, *levels):
+    return torch.stack([op(*sample) for sample in zip(features, rois, *levels)])
+
+
+@pytest.mark.filterwarnings("error:There is a performance drop")  # torch's fallback is a loop
 @pytest.mark.parametrize("mode", MODES)
-def test_vmap_over_rois_and_over_both(mode):
-    features = torch.stack([FEATURES, FEATURES + 1])
-    rois = torch.stack([ROIS, ROIS.roll(1, 0)])
+def test_vmap_equals_a_loop(mode):
+    """Over features (in any dimension), RoIs, both, and nested; the gradients too."""
+    features = torch.stack([FEATURES, FEATURES + 1, -FEATURES]).requires_grad_()
+    rois = torch.stack([ROIS, ROIS.roll(1, 0), ROIS.flip(0)])
     op = lambda f, r: roi_align(f, r, 3, SCALE, 2, mode=mode)  # noqa: E731
+    same_rois, same_features = ROIS.expand(3, *ROIS.shape), FEATURES.expand(3, *FEATURES.shape)
+    of_both = torch.vmap(op)(features, rois)
+    expected = stacked(op, features, rois)
+    assert torch.equal(of_both, expected)
+    grads = torch.randn_like(of_both)
     assert torch.equal(
-        torch.vmap(op, (None, 0))(FEATURES, rois), torch.stack([op(FEATURES, r) for r in rois])
+        *(torch.autograd.grad(result, features, grads)[0] for result in (of_both, expected))
     )
     assert torch.equal(
-        torch.vmap(op)(features, rois), torch.stack([op(f, r) for f, r in zip(features, rois)])
+        torch.vmap(op, (2, None))(features.movedim(0, 2), ROIS), stacked(op, features, same_rois)
     )
+    assert torch.equal(
+        torch.vmap(op, (None, 1))(FEATURES, rois.movedim(0, 1)), stacked(op, same_features, rois)
+    )
+    nested = torch.vmap(torch.vmap(op, (None, 0)), (0, None))(features, rois)
+    assert torch.equal(nested[1, 2], op(features[1], rois[2]))
+
+
+@pytest.mark.filterwarnings("error:There is a performance drop")
+@pytest.mark.parametrize("mode", MODES)
+def test_vmap_of_levels_and_of_gradients_equals_a_loop(mode):
+    pyramid = [FEATURES.clone().requires_grad_(), FEATURES[:, :, ::2, ::2].clone().requires_grad_()]
+    rois = torch.stack([ROIS, ROIS.flip(0)])
+    op = lambda r, *maps: multiscale_roi_align(  # noqa: E731
+        maps, r, 3, [0.5, 0.25], 2, mode=mode, canonical_box_size=20, canonical_level=2
+    )
+    more = [torch.stack([maps, maps + 1]) for maps in pyramid]
+    assert torch.equal(torch.vmap(op)(rois, *more), stacked(op, rois, *more))
+    output = torch.vmap(op, (0, None, None))(rois, *pyramid)
+    assert torch.equal(output, torch.stack([op(r, *pyramid) for r in rois]))
+    output = op(ROIS, *pyramid)
+    vectors = torch.randn(4, *output.shape)
+    gradients = lambda v, **batch: torch.autograd.grad(  # noqa: E731
+        output, pyramid, v, retain_graph=True, **batch
+    )
+    batched = gradients(vectors, is_grads_batched=True)
+    for k, vector in enumerate(vectors):
+        assert all(torch.equal(b[k], g) for b, g in zip(batched, gradients(vector)))
+
+
+@pytest.mark.parametrize("index", [-1.0, 2.0, 0.5, float("nan")])
+def test_vmap_never_reads_the_images_of_another_sample(index):
+    """Index 2 of 2 images would be the first image of the next sample."""
+    features, rois = FEATURES.expand(3, *FEATURES.shape), ROIS.repeat(3, 1, 1)
+    rois[1, 4, 0] = index
+    with pytest.raises(RuntimeError, match=r"batch index of rois\[20\]"):
+        torch.vmap(lambda f, r: roi_align(f, r, 3))(features, rois)
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -163,14 +209,6 @@ def test_functorch_gradients_are_rejected():
     """A limit of ops whose autograd is registered in Python; torch.autograd.grad is the way."""
     with pytest.raises(RuntimeError, match="functorch transforms"):
         torch.func.grad(lambda f: roi_align(f, ROIS, 3).sum())(FEATURES)
-
-
-@pytest.mark.parametrize("mode", MODES)
-def test_second_derivatives_are_rejected(mode):
-    with pytest.raises(RuntimeError, match="differentiated twice"):
-        torch.autograd.functional.hvp(
-            lambda f: (roi_align(f, ROIS, 3, mode=mode) ** 2).sum(), FEATURES, FEATURES
-        )
 
 
 @pytest.mark.parametrize("mode", MODES)
