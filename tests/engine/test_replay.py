@@ -61,7 +61,7 @@ def test_the_file_gives_the_same_losses_again(stopped):
     saved = torch.load(file, weights_only=True)
     again = replay(file)
     assert (again.iteration, again.what) == (2, "loss_mask")
-    assert again.module == "roi_heads.mask_head.predictor"
+    assert again.module == "roi_heads.mask_head"
     assert not math.isfinite(again.losses[-1]["loss_mask"])
     for name in ("loss_cls", "loss_box_reg", "loss_rpn_cls", "loss_rpn_loc"):
         assert again.losses[-1][name] == saved["losses"][name]  # bit-identical
