@@ -20,6 +20,7 @@ sys.path.insert(0, str(ROOT))
 from mrcnn_plugin import add_mrcnn_config, fold_frozen_bn, get_config_file, use_roi_align  # noqa: E402
 
 VARIANTS = ("detectron2", "ours", "ours bfloat16")
+QUICK_SIZE = (160, 192)  # height, width of the image of --quick
 C4, FPN = "mask_rcnn_R_101_C4_3x", "mask_rcnn_R_101_FPN_3x"
 
 

@@ -4,7 +4,8 @@
 Both models have the same weights and input, one 480x640 image, and sample the same RoIs. A step is
 forward, backward and SGD with a learning rate of 0, so that the weights stay equal. The variants
 take turns in one process. Peaks of memory are those of a new process per variant. `--stages` prints
-instead what each stage computes per second, next to the peak of the machine.
+instead what each stage computes per second, next to the peak of the machine. `--quick` checks that
+everything runs, on a small image.
 """
 
 import argparse
@@ -46,11 +47,12 @@ def build(variant: str, net: str, depth: int, rois: int):
 
 
 def compare(net: str, rois: int, args: argparse.Namespace) -> None:
-    batch = models.training_input(args.images)
+    batch = models.training_input(args.images, *args.size)
     peaks = {}
     if not args.no_memory:
         for variant in VARIANTS:
             child = ("--child", variant, net, rois, "--depth", args.depth)
+            child += ("--quick",) if args.quick else ()
             peaks[variant] = models.peak_of_child(__file__, *child)
     built = {variant: build(variant, net, args.depth, rois) for variant in VARIANTS}
     times = {variant: [] for variant in VARIANTS}
@@ -93,18 +95,20 @@ def stages(rois: int, args: argparse.Namespace) -> None:
     """Each stage alone, forward and backward, on inputs of the size of the step."""
     model, optimizer = build("ours", C4, args.depth, rois)
     net, heads = model.backbone, model.roi_heads
+    height, width = args.size
+    res4 = (1, 1024, height // 16, width // 16)
     c = torch.channels_last
     foreground = rois // 4
-    boxes = torch.rand(rois, 4) * 200
-    boxes = torch.cat([torch.zeros(rois, 1), boxes[:, :2], boxes[:, :2] + 40 + boxes[:, 2:]], 1)
+    corner, size = torch.rand(2, rois, 2) * height * 0.4
+    boxes = torch.cat([torch.zeros(rois, 1), corner, corner + height * 0.1 + size], 1)
     classes = torch.randint(80, (foreground,))
     cases = {
-        "stem, res2 (frozen)": (lambda x: net.res2(net.stem(x)), (1, 3, 480, 640), False),
-        "res3": (net.res3, (1, 256, 120, 160), True),
-        "res4": (net.res4, (1, 512, 60, 80), True),
+        "stem, res2 (frozen)": (lambda x: net.res2(net.stem(x)), (1, 3, height, width), False),
+        "res3": (net.res3, (1, 256, height // 4, width // 4), True),
+        "res4": (net.res4, (1, 512, height // 8, width // 8), True),
         "RPN head": (lambda x: sum(o[0].sum() for o in model.proposal_generator.rpn_head([x])),
-                     (1, 1024, 30, 40), True),
-        "RoIAlign": (lambda x: heads.pooler.roi_align(x, boxes), (1, 1024, 30, 40), True),
+                     res4, True),
+        "RoIAlign": (lambda x: heads.pooler.roi_align(x, boxes), res4, True),
         "res5": (heads.res5, (rois, 1024, 7, 7), True),
         "mask head": (lambda x: heads.mask_head.class_logits(x, classes),
                       (foreground, 2048, 7, 7), True),
@@ -148,13 +152,17 @@ def main():
     parser.add_argument("--no-fpn", action="store_true", help="without the FPN model")
     parser.add_argument("--no-memory", action="store_true", help="without peaks of memory")
     parser.add_argument("--stages", action="store_true")
+    parser.add_argument("--quick", action="store_true", help="ResNet-50, 8 RoIs, a small image")
     parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
+    args.size = models.QUICK_SIZE if args.quick else (480, 640)
+    if args.quick:
+        args.depth, args.rois, args.repeats = 50, [8], 1
     if args.child:
         variant, net, rois = args.child
         built = build(variant, net, args.depth, int(rois))
-        step(variant, *built, models.training_input(args.images))
+        step(variant, *built, models.training_input(args.images, *args.size))
         print(models.own_peak())
         return
     print(f"{machine('cpu')}\n")
@@ -164,7 +172,7 @@ def main():
     for rois in args.rois:
         compare(C4, rois, args)
     if not args.no_fpn:
-        compare(FPN, 512, args)
+        compare(FPN, 8 if args.quick else 512, args)
 
 
 if __name__ == "__main__":
