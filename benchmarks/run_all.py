@@ -16,6 +16,7 @@ FULL = {"train_step": [(), ("--stages",)]}
 QUICK = {
     "data_check": [("--num-images", "1000", "--num-annotations", "8000")],
     "predict": [("20", "600", "800", "--repeats", "1")],
+    "time_to_ap": [("--seeds", "1", "--iterations", "20", "--period", "10")],
     "train_step": [("--quick",), ("--quick", "--stages")],
 }
 

@@ -176,6 +176,6 @@ def run_python(*arguments, **environment) -> subprocess.CompletedProcess:
         env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
         text=True,
         capture_output=True,
-        timeout=120,
+        timeout=600,
         check=False,
     )

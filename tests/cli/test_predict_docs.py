@@ -54,7 +54,8 @@ def test_the_page(workplace):
         elif "import ray" not in code:
             (workplace / "program.py").write_text(code)
             printed += run([sys.executable, "program.py"], workplace)
-    assert "3 images\n2 images\n" in printed  # of the process pool
+    # Of the process pool; warnings of its processes can come in between.
+    assert re.findall(r"^(\d) images$", printed, re.MULTILINE) == ["3", "2"]
     assert len(list((workplace / "output/predicted/overlays").iterdir())) == 5
     with open(workplace / "output/measured/predictions.csv", newline="") as file:
         assert "area_mm2" in next(csv.DictReader(file))
