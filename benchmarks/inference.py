@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from detectron2.engine import DefaultPredictor
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
-from models import C4, VARIANTS
+from models import C4
 from timing import machine
 
 from mrcnn_plugin import Predictor
@@ -94,16 +94,16 @@ def image_of(result: str, args: argparse.Namespace) -> np.ndarray:
 
 def compare(net: str, result: str, args: argparse.Namespace, folder: str) -> None:
     file, image = Path(folder, f"{net}.pth"), image_of(result, args)
-    built = {variant: build(variant, net, result, file, args) for variant in VARIANTS}
+    built = {variant: build(variant, net, result, file, args) for variant in models.VARIANTS["cpu"]}
     peaks = {}
     if not args.no_memory:
-        for variant in VARIANTS:
+        for variant in models.VARIANTS["cpu"]:
             child = ("--child", variant, net, result, file, "--depth", args.depth)
             child += ("--quick",) if args.quick else ()
             peaks[variant] = models.peak_of_child(__file__, *child)
-    times, scores = {variant: [] for variant in VARIANTS}, {}
+    times, scores = {variant: [] for variant in models.VARIANTS["cpu"]}, {}
     for repeat in range(args.repeats + 1):
-        for variant in VARIANTS:
+        for variant in models.VARIANTS["cpu"]:
             start = time.perf_counter()
             found = built[variant](image)
             if repeat:  # the first one warms up
@@ -113,7 +113,7 @@ def compare(net: str, result: str, args: argparse.Namespace, folder: str) -> Non
     print(f"\n{net}, depth {args.depth}, {height}x{width} at {args.size} pixels to {result}:\n")
     print(models.table(times, peaks) + "\n")
     first = scores["detectron2"]
-    for variant in VARIANTS:
+    for variant in models.VARIANTS["cpu"]:
         own = scores[variant]
         both = min(len(own), len(first))
         difference = np.abs(own[:both] - first[:both]).max(initial=0)

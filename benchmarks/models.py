@@ -19,14 +19,17 @@ sys.path.insert(0, str(ROOT))
 
 from mrcnn_plugin import add_mrcnn_config, fold_frozen_bn, get_config_file, use_roi_align  # noqa: E402
 
-VARIANTS = ("detectron2", "ours", "ours bfloat16")
+VARIANTS = {
+    "cpu": ("detectron2", "ours", "ours bfloat16"),
+    "cuda": ("detectron2 float16", "ours float16"),
+}
 QUICK_SIZE = (160, 192)  # height, width of the image of --quick
 C4, FPN = "mask_rcnn_R_101_C4_3x", "mask_rcnn_R_101_FPN_3x"
 
 
 def config(variant: str, net: str, depth: int, *opts) -> CfgNode:
     """The Model Zoo's config of `net`, or this plugin's config of the same model."""
-    if variant == "detectron2" or net == FPN:
+    if variant.startswith("detectron2") or net == FPN:
         cfg = model_zoo.get_config(f"COCO-InstanceSegmentation/{net}.yaml")
     else:
         cfg = get_cfg()
@@ -46,12 +49,13 @@ def build(variant: str, net: str, depth: int, *opts) -> nn.Module:
         for name, tensor in sorted(model.state_dict().items()):
             if tensor.ndim > 1:
                 fan_in = tensor[0].numel()
-                tensor.normal_(0, (2 / fan_in) ** 0.5, generator=seen)
+                values = torch.empty(tensor.shape).normal_(0, (2 / fan_in) ** 0.5, generator=seen)
+                tensor.copy_(values)  # the generator of a GPU draws other numbers
             # Random FrozenBN does not normalise. Small branches keep features finite.
             elif name.endswith("conv3.norm.weight"):
                 tensor.fill_(0.2)
         model.backbone.get_submodule(_stem(net)).norm.weight.fill_(0.02)
-    if net == FPN and variant != "detectron2":
+    if net == FPN and not variant.startswith("detectron2"):
         use_roi_align(model)
         fold_frozen_bn(model)
     return model
@@ -61,8 +65,9 @@ def _stem(net: str) -> str:
     return "bottom_up.stem.conv1" if net == FPN else "stem.conv1"
 
 
-def precision(variant: str) -> contextlib.AbstractContextManager:
-    return torch.autocast("cpu", torch.bfloat16, enabled=variant.endswith("bfloat16"))
+def precision(variant: str, device: str = "cpu") -> contextlib.AbstractContextManager:
+    dtype = {"bfloat16": torch.bfloat16, "float16": torch.float16}.get(variant.split()[-1])
+    return torch.autocast(device, dtype, enabled=dtype is not None)
 
 
 def image(path: str | None, height: int, width: int) -> np.ndarray:
@@ -85,15 +90,15 @@ def discs(height: int, width: int, count: int = 8) -> np.ndarray:
     return np.stack([(y - cy) ** 2 + (x - cx) ** 2 < r**2 for (cy, cx), r in zip(centers, radius)])
 
 
-def training_input(path: str | None, height: int = 480, width: int = 640) -> list[dict]:
-    """A batch of one image, in which discs are the objects."""
+def training_input(path: str | None, height: int, width: int, batch: int = 1) -> list[dict]:
+    """Equal images, in which discs are the objects."""
     masks = BitMasks(torch.from_numpy(discs(height, width)))
     instances = Instances((height, width))
     instances.gt_masks = masks
     instances.gt_boxes = Boxes(masks.get_bounding_boxes().tensor)
     instances.gt_classes = torch.arange(len(masks))
     pixels = torch.from_numpy(image(path, height, width).transpose(2, 0, 1).copy())
-    return [{"image": pixels, "instances": instances, "height": height, "width": width}]
+    return [{"image": pixels, "instances": instances, "height": height, "width": width}] * batch
 
 
 def own_peak() -> float:
@@ -121,5 +126,5 @@ def table(times: dict[str, list[float]], peaks: dict[str, float]) -> str:
         median = np.median(times[first]) / np.median(own)
         spread = f"{median:.2f} ({min(ratios):.2f}-{max(ratios):.2f})"
         peak = f"{peaks[name]:.0f} ({peaks[name] / peaks[first]:.2f}x)" if peaks else ""
-        lines.append(f"| {name} | {np.median(own):.2f} | {spread} | {peak} |")
+        lines.append(f"| {name} | {np.median(own):.3f} | {spread} | {peak} |")
     return "\n".join(lines)

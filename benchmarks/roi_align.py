@@ -96,7 +96,9 @@ def passes(op, case, features, rois):
     outputs = op(case, leaves, rois)
     outputs = outputs if isinstance(outputs, list) else [outputs]
     generator = torch.Generator().manual_seed(1)
-    grads = [torch.randn(o.shape, generator=generator).to(o) for o in outputs]
+    grads = [torch.empty_like(o) for o in outputs]  # in the layout of the output
+    for grad in grads:
+        grad.copy_(torch.randn(grad.shape, generator=generator))
 
     def backward():
         return torch.autograd.grad(outputs, leaves, grads, retain_graph=True)

@@ -5,7 +5,8 @@ Both models have the same weights and input, one 480x640 image, and sample the s
 forward, backward and SGD with a learning rate of 0, so that the weights stay equal. The variants
 take turns in one process. Peaks of memory are those of a new process per variant. `--stages` prints
 instead what each stage computes per second, next to the peak of the machine. `--quick` checks that
-everything runs, on a small image.
+everything runs, on a small image. `--device cuda` runs both in float16 with a gradient scaler, on
+several 800x1216 images; the peak is what the step allocates beyond what was allocated before.
 """
 
 import argparse
@@ -16,22 +17,27 @@ import time
 import models
 import torch
 from detectron2.utils.events import EventStorage
-from models import C4, FPN, VARIANTS
+from models import C4, FPN
 from timing import machine
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 
-def step(variant: str, model: nn.Module, optimizer, batch: list[dict]):
+def step(variant: str, model: nn.Module, optimizer, scaler, batch: list[dict]):
     """(seconds, losses) of one training step."""
+    device = model.device.type
+    synchronize = torch.cuda.synchronize if device == "cuda" else lambda: None
     batch = copy.deepcopy(batch)
     torch.manual_seed(5)  # the same anchors and RoIs are sampled
+    synchronize()
     start = time.perf_counter()
     optimizer.zero_grad()
-    with EventStorage(), models.precision(variant):
+    with EventStorage(), models.precision(variant, device):
         losses = model(batch)
-    sum(losses.values()).backward()
-    optimizer.step()
+    scaler.scale(sum(losses.values())).backward()
+    scaler.step(optimizer)
+    scaler.update()
+    synchronize()
     seconds = time.perf_counter() - start
     return seconds, {name: float(loss.detach()) for name, loss in losses.items()}
 
@@ -41,30 +47,41 @@ def sgd(model: nn.Module) -> torch.optim.Optimizer:
     return torch.optim.SGD(trainable, 0.0, momentum=0.9, weight_decay=1e-4)
 
 
-def build(variant: str, net: str, depth: int, rois: int):
-    model = models.build(variant, net, depth, "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", rois).train()
-    return model, sgd(model)
+def build(variant: str, net: str, depth: int, rois: int, device: str = "cpu"):
+    keys = ("MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", rois, "MODEL.DEVICE", device)
+    model = models.build(variant, net, depth, *keys).train()
+    return model, sgd(model), torch.amp.GradScaler(device, enabled=device == "cuda")
 
 
-def compare(net: str, rois: int, args: argparse.Namespace) -> None:
-    batch = models.training_input(args.images, *args.size)
+def peak_of_step(*arguments) -> float:
+    """Megabytes on the GPU that a step allocates beyond what is allocated now."""
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    step(*arguments)
+    return (torch.cuda.max_memory_allocated() - before) / 2**20
+
+
+def compare(net: str, rois: int, args: argparse.Namespace, images: int = 1) -> None:
+    batch = models.training_input(args.images, *args.size, images)
+    variants = models.VARIANTS[args.device]
     peaks = {}
-    if not args.no_memory:
-        for variant in VARIANTS:
+    if args.device == "cpu" and not args.no_memory:
+        for variant in variants:
             child = ("--child", variant, net, rois, "--depth", args.depth)
             child += ("--quick",) if args.quick else ()
             peaks[variant] = models.peak_of_child(__file__, *child)
-    built = {variant: build(variant, net, args.depth, rois) for variant in VARIANTS}
-    times = {variant: [] for variant in VARIANTS}
-    for repeat in range(args.repeats + 1):
-        for variant in VARIANTS:
-            seconds, losses = step(variant, *built[variant], batch)
-            if repeat:
-                times[variant].append(seconds)
-            else:  # warm-up
-                values = ", ".join(f"{name} {value:.5g}" for name, value in losses.items())
-                print(f"{variant}: {values}")
-    print(f"\n{net}, depth {args.depth}, {rois} RoIs:\n")
+    built = {variant: build(variant, net, args.depth, rois, args.device) for variant in variants}
+    times = {variant: [] for variant in variants}
+    for variant in variants:  # warm-up
+        _, losses = step(variant, *built[variant], batch)
+        values = ", ".join(f"{name} {value:.5g}" for name, value in losses.items())
+        print(f"{variant}: {values}")
+        if args.device == "cuda":
+            peaks[variant] = peak_of_step(variant, *built[variant], batch)
+    for _ in range(args.repeats):
+        for variant in variants:
+            times[variant].append(step(variant, *built[variant], batch)[0])
+    print(f"\n{net}, depth {args.depth}, {rois} RoIs an image, {images} images:\n")
     print(models.table(times, peaks), flush=True)
 
 
@@ -93,7 +110,7 @@ def peak_flops(dtype: torch.dtype) -> dict[str, float]:
 
 def stages(rois: int, args: argparse.Namespace) -> None:
     """Each stage alone, forward and backward, on inputs of the size of the step."""
-    model, optimizer = build("ours", C4, args.depth, rois)
+    model, optimizer, _ = build("ours", C4, args.depth, rois)
     net, heads = model.backbone, model.roi_heads
     height, width = args.size
     res4 = (1, 1024, height // 16, width // 16)
@@ -146,7 +163,9 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--depth", type=int, default=101, help="of the ResNet")
     parser.add_argument("--rois", type=int, nargs="*", default=[512, 64], help="per image, C4")
-    parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--repeats", type=int, help="default: 2 on a CPU, 20 on a GPU")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--batch", type=int, nargs="*", help="images; default: 1, on a GPU 2 4 8")
     parser.add_argument("--images", help="a file to use in place of the drawn image")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--no-fpn", action="store_true", help="without the FPN model")
@@ -156,23 +175,27 @@ def main():
     parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    args.size = models.QUICK_SIZE if args.quick else (480, 640)
+    on_gpu = args.device == "cuda"
+    args.size = (800, 1216) if on_gpu else (480, 640)
+    args.repeats = args.repeats or (20 if on_gpu else 2)
+    args.batch = args.batch or ([2, 4, 8] if on_gpu else [1])
     if args.quick:
-        args.depth, args.rois, args.repeats = 50, [8], 1
+        args.depth, args.rois, args.repeats, args.size = 50, [8], 1, models.QUICK_SIZE
     if args.child:
         variant, net, rois = args.child
         built = build(variant, net, args.depth, int(rois))
         step(variant, *built, models.training_input(args.images, *args.size))
         print(models.own_peak())
         return
-    print(f"{machine('cpu')}\n")
+    print(f"{machine(args.device)}\n")
     if args.stages:
         stages(args.rois[0], args)
         return
-    for rois in args.rois:
-        compare(C4, rois, args)
-    if not args.no_fpn:
-        compare(FPN, 8 if args.quick else 512, args)
+    for images in args.batch:
+        for rois in args.rois:
+            compare(C4, rois, args, images)
+        if not args.no_fpn:
+            compare(FPN, 8 if args.quick else 512, args, images)
 
 
 if __name__ == "__main__":

@@ -57,7 +57,7 @@ def gradient(op, features, *args, grad=None, **kwargs):
     output = op(features, *args, **kwargs)
     if grad is None:
         generator = torch.Generator().manual_seed(7)
-        grad = torch.randn(output.shape, generator=generator, dtype=torch.float64).to(output.dtype)
+        grad = torch.randn(output.shape, generator=generator, dtype=torch.float64).to(output)
     return torch.autograd.grad(output, features, grad)[0]
 
 

@@ -34,22 +34,34 @@ void launch(void (*kernel)(Params...), int64_t threads, int block, cudaStream_t 
   STD_CUDA_CHECK(cudaLaunchKernelEx(&config, kernel, args...));
 }
 
-/// Memory for kernels of the current stream. It may be freed once they are launched, because torch
-/// reuses it in stream order.
+/// Memory for kernels of the current stream. The block may be freed once they are launched, because
+/// torch reuses it in stream order.
 class Scratch {
  public:
-  explicit Scratch(const Tensor& like) : like_(like) {}
+  /// Returns arrange(scratch), which takes its arrays from one new block. It is called twice, first
+  /// to add up their sizes.
+  template <typename Arrange>
+  static auto make(const Tensor& like, Tensor& block, const Arrange& arrange) {
+    Scratch measured(nullptr);
+    arrange(measured);
+    block = torch::stable::new_empty(like, {measured.bytes_}, ScalarType::Byte);
+    Scratch placed(static_cast<char*>(block.mutable_data_ptr()));
+    return arrange(placed);
+  }
 
   template <typename T>
   T* take(int64_t count) {
-    const auto bytes = count * static_cast<int64_t>(sizeof(T));
-    held_.push_back(torch::stable::new_empty(like_, {bytes}, ScalarType::Byte));
-    return static_cast<T*>(held_.back().mutable_data_ptr());
+    constexpr int64_t kAlign = 256;  // bytes
+    char* const array = base_ == nullptr ? nullptr : base_ + bytes_;
+    bytes_ += (count * static_cast<int64_t>(sizeof(T)) + kAlign - 1) / kAlign * kAlign;
+    return reinterpret_cast<T*>(array);
   }
 
  private:
-  const Tensor& like_;
-  std::vector<Tensor> held_;
+  explicit Scratch(char* base) : base_(base) {}
+
+  char* base_;
+  int64_t bytes_ = 0;
 };
 
 // ---- Threads -----------------------------------------------------------------------------------
@@ -64,6 +76,25 @@ __device__ inline int64_t thread_index() {
 /// a * b + c, fused. The compiler must not fuse by itself, because coordinates must not be fused.
 __device__ inline float multiply_add(float a, float b, float c) { return fmaf(a, b, c); }
 __device__ inline double multiply_add(double a, double b, double c) { return fma(a, b, c); }
+
+/// Splits the index of a thread into positions along the axes of a grid, the innermost first.
+class Digits {
+ public:
+  /// A 64-bit division costs as much as several 32-bit ones.
+  __device__ Digits(int64_t index, int64_t threads) : left_(index), small_(threads <= UINT32_MAX) {}
+
+  __device__ int64_t next(int64_t size) {
+    const int64_t whole =
+        small_ ? static_cast<uint32_t>(left_) / static_cast<uint32_t>(size) : left_ / size;
+    const int64_t position = left_ - whole * size;
+    left_ = whole;
+    return position;
+  }
+
+ private:
+  int64_t left_;
+  bool small_;
+};
 
 /// The division of a tensor (n, channels, height, width) among threads. The channels of a thread
 /// are `tiles` apart, so that neighbouring threads access neighbouring elements: along the channels
@@ -88,29 +119,15 @@ struct Cell {
   int64_t n, tile, y, x, tiles;
   int channels;
 
-  __device__ Cell(int64_t thread, const Tiling& tiling) : tiles(tiling.tiles), channels(0) {
-    // A 64-bit division costs as much as several 32-bit ones.
-    if (tiling.threads() <= UINT32_MAX) {
-      find(static_cast<uint32_t>(thread), tiling);
-    } else {
-      find(thread, tiling);
-    }
+  __device__ Cell(int64_t thread, const Tiling& tiling)
+      : tile(0), tiles(tiling.tiles), channels(0) {
+    Digits digits(thread, tiling.threads());
+    if (tiling.channels_last) tile = digits.next(tiling.tiles);
+    x = digits.next(tiling.width);
+    y = digits.next(tiling.height);
+    if (!tiling.channels_last) tile = digits.next(tiling.tiles);
+    n = digits.next(tiling.n);
     for (int k = 0; k < kChannels; ++k) channels += tile + k * tiles < tiling.channels;
-  }
-
- private:
-  template <typename Index>
-  __device__ void find(Index thread, const Tiling& tiling) {
-    const auto next = [&](int64_t size) {
-      const Index position = thread % static_cast<Index>(size);
-      thread /= static_cast<Index>(size);
-      return static_cast<int64_t>(position);
-    };
-    if (tiling.channels_last) tile = next(tiling.tiles);
-    x = next(tiling.width);
-    y = next(tiling.height);
-    if (!tiling.channels_last) tile = next(tiling.tiles);
-    n = static_cast<int64_t>(thread);
   }
 };
 

@@ -6,15 +6,18 @@
 // number. Unused entries are never accessed.
 #pragma once
 
+#include <cmath>
+
 #include "cuda/launch.cuh"
 
 namespace mrcnn_plugin::cuda {
 
 constexpr int64_t kMostLevels = 8;  // of a pyramid, which is passed to kernels by value
 
-/// The image and the level of a RoI. If it has none, image is -1 and the result is zero.
+/// The image and the level of a RoI. If it has none, image is -1 and the result is zero. No sample
+/// of the RoI reads a pixel outside [first, last] (axis 0 is y, 1 is x).
 struct Target {
-  int32_t image, level;
+  int32_t image, level, first[2], last[2];
 };
 
 /// The sizes of the maps of a call, and the map of each RoI.
@@ -28,8 +31,9 @@ struct Levels {
   template <typename coord_t>
   __device__ Target target(const coord_t* boxes, int64_t r) const {
     const int64_t level = level_of == nullptr ? 0 : level_of[r] - first;
-    if (level < 0 || level >= count) return {-1, 0};
-    return {static_cast<int32_t>(image_of(boxes[5 * r], batch)), static_cast<int32_t>(level)};
+    if (level < 0 || level >= count) return {-1, 0, {}, {}};
+    return {
+        static_cast<int32_t>(image_of(boxes[5 * r], batch)), static_cast<int32_t>(level), {}, {}};
   }
 };
 
@@ -80,16 +84,16 @@ Lists<Entry> make_lists(Scratch& scratch, int64_t rois, int64_t lists, int64_t r
           room};
 }
 
-/// A pixel (in the backward, a bin) and its weight.
+/// A pixel and its weight.
 template <typename acc_t>
-struct PlanTerm {
+struct alignas(2 * sizeof(acc_t)) PlanTerm {
   int32_t at;
   acc_t weight;
 };
 
 /// A sample between the pixels lo and lo + 1. The latter is not read if w_hi is zero.
 template <typename acc_t>
-struct PlanSample {
+struct alignas(sizeof(acc_t) == 4 ? 16 : 8) PlanSample {
   int32_t index, lo;
   acc_t w_lo, w_hi;
 };
@@ -120,6 +124,30 @@ struct BinPlan {
   Target* targets;       // (R)
 };
 
+template <typename Entry>
+BinPlan<Entry> make_bin_plan(Scratch& scratch, int64_t rois, const int64_t* bins,
+                             const int64_t* room) {
+  return {{make_lists<Entry>(scratch, rois, bins[0], room[0]),
+           make_lists<Entry>(scratch, rois, bins[1], room[1])},
+          scratch.take<Target>(rois)};
+}
+
+/// Fills in what the RoI can read along one axis. Samples lie between its edges. The margin is more
+/// than rounding and interpolation need.
+template <typename coord_t>
+__device__ void set_reach(Target& target, int axis, const Axis<coord_t>& of, int64_t bins) {
+  const coord_t end = of.start + static_cast<coord_t>(bins) * of.bin_size;
+  const coord_t margin = 2 + (std::abs(of.start) + std::abs(end)) / (1 << 20);
+  const bool reversed = end < of.start;
+  const auto clamped = [&](coord_t at) {
+    if (!(at > 0)) return int32_t{0};
+    const int64_t most = of.extent - 1;
+    return static_cast<int32_t>(at < static_cast<coord_t>(most) ? static_cast<int64_t>(at) : most);
+  };
+  target.first[axis] = clamped((reversed ? end : of.start) - margin);
+  target.last[axis] = clamped((reversed ? of.start : end) + margin);
+}
+
 /// One thread per RoI, axis and bin.
 template <typename Entry, typename coord_t>
 __global__ void plan_bins_kernel(const coord_t* boxes, int64_t rois, Levels levels,
@@ -130,8 +158,14 @@ __global__ void plan_bins_kernel(const coord_t* boxes, int64_t rois, Levels leve
   const int axis = list >= first_x;
   const Lists<Entry> out = axis == 0 ? plan.axes[0] : plan.axes[1];
   const int64_t bin = axis == 0 ? list : list - first_x;
-  const Target target = levels.target(boxes, r);
-  if (list == 0) plan.targets[r] = target;
+  Target target = levels.target(boxes, r);
+  if (list == 0) {
+    for (int k = 0; target.image >= 0 && k < 2; ++k) {
+      const Axis<coord_t> of = axis_of(boxes, r, k, levels, target.level, options);
+      set_reach(target, k, of, k == 0 ? options.pooled_height : options.pooled_width);
+    }
+    plan.targets[r] = target;
+  }
   int32_t count = 0;
   if (target.image >= 0) {
     const Axis<coord_t> in = axis_of(boxes, r, axis, levels, target.level, options);
@@ -143,85 +177,122 @@ __global__ void plan_bins_kernel(const coord_t* boxes, int64_t rois, Levels leve
 // ---- Backward ----------------------------------------------------------------------------------
 
 constexpr int kMaskBits = 32;
-constexpr int64_t kSegment = 32;  // pixels of a row
+constexpr int kQuad = 4;                // neighbouring pixels of a row, of which a thread owns all
+constexpr int64_t kMostPlanned = 1024;  // RoIs: every thread looks at the masks of all of them
+
+/// What reads some of kPixels neighbouring pixels, and its weights. `at` is a bin, or with the
+/// maximum a bin and its sample: see `reader`.
+template <typename acc_t, int kPixels>
+struct alignas(16) PlanReader {
+  acc_t weights[kPixels];
+  int32_t at;
+};
+
+/// A bin and a sample in one number.
+MRCNN_HOST_DEVICE int32_t reader(int32_t bin, int32_t sample) {
+  return bin << kArgmaxBits | sample;
+}
 
 template <typename acc_t>
 struct PixelPlan {
-  Lists<PlanTerm<acc_t>> axes[2];  // one list per pixel
-  uint32_t* masks;  // (N * height, segments, words): bit r % 32 of word r / 32 is RoI r's
-  int64_t segments, words;
+  Lists<PlanReader<acc_t, 1>> y;      // one list per row
+  Lists<PlanReader<acc_t, kQuad>> x;  // one list per quad of columns
+  // (words, N * height, quads): bit r % 32 of word r / 32 is set if RoI r may read the quad.
+  uint32_t* masks;
+  int64_t segments;  // N * height * quads
 
-  /// Calls use(r) in order for all RoIs that read the segment of pixel x in a row of an image.
+  /// Calls use(r) in order for all RoIs of the words [first, end) that may read a segment.
   template <typename Use>
-  __device__ void each_roi(int64_t row, int64_t x, const Use& use) const {
-    const uint32_t* mask = masks + (row * segments + x / kSegment) * words;
-    for (int64_t word = 0; word < words; ++word) {
-      for (uint32_t left = mask[word]; left != 0; left &= left - 1) {
-        use(word * kMaskBits + __ffs(static_cast<int>(left)) - 1);
+  __device__ void each_roi(int64_t segment, int64_t first, int64_t end, const Use& use) const {
+#pragma unroll 4  // loads in flight
+    for (int64_t word = first; word < end; ++word) {
+      for (uint32_t mask = masks[word * segments + segment]; mask != 0; mask &= mask - 1) {
+        use(word * kMaskBits + __ffs(static_cast<int>(mask)) - 1);
       }
     }
   }
 };
 
-/// Appends the bin to the pixel's list if the bin's average reads the pixel.
+MRCNN_HOST_DEVICE int64_t words_of(int64_t rois) { return (rois + kMaskBits - 1) / kMaskBits; }
+
+/// room: of the lists of a row and of a quad.
 template <typename acc_t>
-__device__ void append(PlanTerm<acc_t>* list, int32_t& count, const PlanTerm<acc_t>& term,
-                       int32_t bin, int32_t pixel) {
-  if (term.at == pixel) list[count++] = {bin, term.weight};
+PixelPlan<acc_t> make_pixel_plan(Scratch& scratch, int64_t rois, int64_t images,
+                                 const int64_t* extents, const int64_t* room) {
+  const int64_t quads = (extents[1] + kQuad - 1) / kQuad;
+  const int64_t segments = images * extents[0] * quads;
+  return {make_lists<PlanReader<acc_t, 1>>(scratch, rois, extents[0], room[0]),
+          make_lists<PlanReader<acc_t, kQuad>>(scratch, rois, quads, room[1]),
+          scratch.take<uint32_t>(words_of(rois) * segments), segments};
 }
 
-/// Does the same for a sample that can be the maximum: `at` then holds the bin and the sample.
-template <typename acc_t>
-__device__ void append(PlanTerm<acc_t>* list, int32_t& count, const PlanSample<acc_t>& sample,
-                       int32_t bin, int32_t pixel) {
-  const acc_t hi = sample.lo + 1 == pixel ? sample.w_hi : acc_t{0};
-  const acc_t weight = sample.lo == pixel ? sample.w_lo : hi;
-  if (weight != 0) list[count++] = {bin << kArgmaxBits | sample.index, weight};
+/// Adds a weight to the reader `at`, which is the last of the list or new.
+template <typename acc_t, int kPixels>
+__device__ void add_reader(PlanReader<acc_t, kPixels>* list, int32_t& count, int32_t at,
+                           int64_t pixel, acc_t weight) {
+  if (pixel < 0 || pixel >= kPixels || weight == 0) return;
+  if (count == 0 || list[count - 1].at != at) list[count++] = {{}, at};
+  list[count - 1].weights[pixel] = weight;
 }
 
-/// One thread per RoI, axis and pixel.
+/// Adds what the entry of a bin's list reads of the pixels from `first` on.
+template <typename acc_t, int kPixels>
+__device__ void add_entry(PlanReader<acc_t, kPixels>* list, int32_t& count,
+                          const PlanTerm<acc_t>& term, int32_t bin, int64_t first) {
+  add_reader(list, count, bin, term.at - first, term.weight);
+}
+template <typename acc_t, int kPixels>
+__device__ void add_entry(PlanReader<acc_t, kPixels>* list, int32_t& count,
+                          const PlanSample<acc_t>& sample, int32_t bin, int64_t first) {
+  const int32_t at = reader(bin, sample.index);
+  add_reader(list, count, at, sample.lo - first, sample.w_lo);
+  add_reader(list, count, at, sample.lo + 1 - first, sample.w_hi);
+}
+
+/// Lists the readers of the pixels [i * kPixels, (i + 1) * kPixels) of an axis.
+template <typename Entry, typename acc_t, int kPixels>
+__device__ void list_readers(const Lists<Entry>& bins, int64_t r, int64_t i,
+                             const Lists<PlanReader<acc_t, kPixels>>& out) {
+  PlanReader<acc_t, kPixels>* const list = out.entries_of(r, i);
+  int32_t count = 0;
+  for (int32_t bin = 0; bin < bins.lists; ++bin) {
+    const List<Entry> read = bins.list(r, bin);
+    for (int32_t k = 0; k < read.count; ++k) {
+      add_entry(list, count, read.entries[k], bin, i * kPixels);
+    }
+  }
+  out.count_of(r, i) = count;
+}
+
+/// One thread per RoI and list.
 template <typename Entry, typename acc_t>
 __global__ void plan_pixels_kernel(int64_t rois, BinPlan<Entry> bins, PixelPlan<acc_t> plan) {
-  const int64_t i = thread_index(), pixels = plan.axes[0].lists + plan.axes[1].lists;
-  if (i >= rois * pixels) return;
-  const int64_t r = i / pixels, first_x = plan.axes[0].lists, at = i % pixels;
-  const int axis = at >= first_x;
-  const auto pixel = static_cast<int32_t>(axis == 0 ? at : at - first_x);
-  const Lists<Entry> from = axis == 0 ? bins.axes[0] : bins.axes[1];
-  const Lists<PlanTerm<acc_t>> to = axis == 0 ? plan.axes[0] : plan.axes[1];
-  PlanTerm<acc_t>* list = to.entries_of(r, pixel);
-  int32_t count = 0;
-  for (int32_t bin = 0; bin < from.lists; ++bin) {
-    const List<Entry> read = from.list(r, bin);
-    for (int32_t k = 0; k < read.count; ++k) append(list, count, read.entries[k], bin, pixel);
+  const int64_t i = thread_index(), lists = plan.y.lists + plan.x.lists;
+  if (i >= rois * lists) return;
+  const int64_t r = i / lists, at = i % lists;
+  if (at < plan.y.lists) {
+    list_readers(bins.axes[0], r, at, plan.y);
+  } else {
+    list_readers(bins.axes[1], r, at - plan.y.lists, plan.x);
   }
-  to.count_of(r, pixel) = count;
 }
 
-/// Whether the RoI reads a pixel of the segment.
+/// One thread per segment and group of 32 RoIs.
 template <typename acc_t>
-__device__ bool reads_segment(const PixelPlan<acc_t>& plan, int64_t r, int64_t y, int64_t segment) {
-  if (plan.axes[0].count_of(r, y) == 0) return false;
-  const int64_t begin = segment * kSegment, width = plan.axes[1].lists;
-  for (int64_t x = begin; x < begin + kSegment && x < width; ++x) {
-    if (plan.axes[1].count_of(r, x) > 0) return true;
-  }
-  return false;
-}
-
-/// One thread per segment, row, image and group of 32 RoIs.
-template <typename acc_t>
-__global__ void plan_segments_kernel(int64_t rois, int64_t rows, const Target* targets,
-                                     PixelPlan<acc_t> plan) {
+__global__ void plan_masks_kernel(int64_t rois, const Target* targets, PixelPlan<acc_t> plan) {
   const int64_t i = thread_index();
-  if (i >= rows * plan.segments * plan.words) return;
-  const int64_t first = i % plan.words * kMaskBits, segment = i / plan.words % plan.segments;
-  const int64_t row = i / (plan.words * plan.segments), height = plan.axes[0].lists;
+  if (i >= words_of(rois) * plan.segments) return;
+  const int64_t first = i / plan.segments * kMaskBits, segment = i % plan.segments;
+  const int64_t row = segment / plan.x.lists, height = plan.y.lists;
+  const auto image = static_cast<int32_t>(row / height), y = static_cast<int32_t>(row % height);
+  const auto begin = static_cast<int32_t>(segment % plan.x.lists * kQuad);
   uint32_t mask = 0;
-  for (int bit = 0; bit < kMaskBits && first + bit < rois; ++bit) {
-    const bool reads = targets[first + bit].image == row / height &&
-                       reads_segment(plan, first + bit, row % height, segment);
-    mask |= static_cast<uint32_t>(reads) << bit;
+#pragma unroll 8  // loads in flight
+  for (int bit = 0; bit < kMaskBits; ++bit) {
+    const Target of = targets[first + bit < rois ? first + bit : first];
+    const bool reads = of.image == image && of.first[0] <= y && y <= of.last[0] &&
+                       of.first[1] < begin + kQuad && begin <= of.last[1];
+    mask |= static_cast<uint32_t>(reads && first + bit < rois) << bit;
   }
   plan.masks[i] = mask;
 }

@@ -16,9 +16,9 @@ def fold_frozen_bn(model: nn.Module) -> int:
 
     This applies to `detectron2.layers.Conv2d` with a norm, also one that is frozen later. Outputs
     and gradients are equal up to rounding. Parameters, the state dict, optimizers and checkpoints
-    do not change. On CPUs the convolutions return channels-last feature maps, which is faster. A
-    model that scripts or traces still does, to the same graph as before. Hooks that are registered
-    on a FrozenBN module itself are not called.
+    do not change. On CPUs, and in half precision also on GPUs, the convolutions return
+    channels-last feature maps, which is faster. A model that scripts or traces still does, to the
+    same graph as before. Hooks that are registered on a FrozenBN module itself are not called.
 
     `mrcnn_plugin`'s backbone and res5 are built like this. For other models of detectron2:
 
@@ -73,7 +73,7 @@ class _FoldingConv2d(Conv2d):
             shift = shift + self.bias * scale
         scale = scale.reshape(-1, 1, 1, 1)
         if torch.is_grad_enabled() or torch.compiler.is_compiling():
-            weight = (self.weight * scale).to(dtype, memory_format=_layout(self.weight))
+            weight = (self.weight * scale).to(dtype, memory_format=_layout(self.weight, dtype))
         else:
             weight = torch.mul(self.weight, scale, out=self._memory_for(dtype))
         return weight, shift.to(dtype)
@@ -82,7 +82,7 @@ class _FoldingConv2d(Conv2d):
         like, memory = self.weight, self._memory
         if memory is None or (memory.dtype, memory.device) != (dtype, like.device):
             with torch.inference_mode(False):  # so that it can be used outside of it as well
-                memory = torch.empty_like(like, dtype=dtype, memory_format=_layout(like))
+                memory = torch.empty_like(like, dtype=dtype, memory_format=_layout(like, dtype))
             self._memory = memory
         return memory
 
@@ -97,9 +97,10 @@ class _FoldingConv2d(Conv2d):
         return {name: value for name, value in super().__getstate__().items() if name != "_memory"}
 
 
-def _layout(weight: Tensor) -> torch.memory_format:
-    """The layout of the fold, which the output of the convolution has as well."""
-    return torch.channels_last if weight.device.type == "cpu" else torch.preserve_format
+def _layout(weight: Tensor, dtype: torch.dtype) -> torch.memory_format:
+    """The layout of the fold, which the output of the convolution has as well: the faster one."""
+    faster = weight.device.type == "cpu" or dtype in (torch.float16, torch.bfloat16)
+    return torch.channels_last if faster else torch.preserve_format
 
 
 def _compute_dtype(weight: Tensor) -> torch.dtype:

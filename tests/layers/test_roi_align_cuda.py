@@ -5,6 +5,8 @@ test_roi_align_emulation.py runs the tests with a `device` fixture without a GPU
 
 import pytest
 import torch
+import torchvision
+from builders import run_python
 from roi_align_cases import (
     CANONICAL,
     MODES,
@@ -42,12 +44,14 @@ def test_every_op_equals_the_python_functions_on_the_cpu(mode, device):
 @pytest.mark.parametrize("aligned", [True, False])
 @pytest.mark.parametrize("sampling_ratio", [0, 1, 2, 3])
 @pytest.mark.parametrize("bin_stride", [1, 3])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize(
     "dtype, tolerance",
     [(torch.float64, 1e-12), (torch.float32, 1e-5), (torch.float16, 2e-3), (torch.bfloat16, 2e-2)],
 )
-def test_equals_cpu(mode, aligned, sampling_ratio, bin_stride, dtype, tolerance):
-    features = make_features(21, dtype=dtype)  # not a multiple of the channels a thread owns
+def test_equals_cpu(mode, aligned, sampling_ratio, bin_stride, layout, dtype, tolerance):
+    channels = 21 if bin_stride == 1 else 24  # a multiple of the channels a thread owns, or not
+    features = make_features(channels, dtype=dtype).contiguous(memory_format=layout)
     rois = all_rois(torch.float64 if dtype == torch.float64 else torch.float32, sampling_ratio)
     options = {"aligned": aligned, "mode": mode, "bin_stride": bin_stride}
     args = ((7, 5), SCALE, sampling_ratio)
@@ -59,6 +63,40 @@ def test_equals_cpu(mode, aligned, sampling_ratio, bin_stride, dtype, tolerance)
     expected = gradient(roi_align, features, rois, *args, grad=grad, **options)
     ours = gradient(roi_align, features.cuda(), rois.cuda(), *args, grad=grad.cuda(), **options)
     torch.testing.assert_close(ours.cpu(), expected, atol=10 * tolerance, rtol=10 * tolerance)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("aligned", [True, False])
+def test_equals_torchvision(aligned, layout):
+    """Real sizes, whose RoIs take several parts. A sampling ratio excludes adaptive rounding."""
+    torch.manual_seed(0)
+    features = torch.randn(2, 256, 100, 168, device="cuda").contiguous(memory_format=layout)
+    corners = torch.rand(1500, 2, device="cuda") * torch.tensor([1000.0, 600.0], device="cuda")
+    sizes = torch.rand(1500, 2, device="cuda") * 300
+    image = torch.arange(1500, device="cuda")[:, None] % 2
+    rois = torch.cat([image, corners, corners + sizes], 1)
+    grad = torch.randn(1500, 256, 7, 7, device="cuda").contiguous(memory_format=layout)
+    ours = roi_align(features, rois, 7, 1 / 8, 2, aligned=aligned)
+    theirs = torchvision.ops.roi_align(features, rois, 7, 1 / 8, 2, aligned)
+    torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
+    ours = gradient(roi_align, features, rois, 7, 1 / 8, 2, aligned=aligned, grad=grad)
+    expected = gradient(torchvision.ops.roi_align, features, rois, 7, 1 / 8, 2, aligned, grad=grad)
+    torch.testing.assert_close(ours, expected, atol=1e-3, rtol=1e-3)  # theirs adds in any order
+
+
+def test_more_elements_than_32_bits_count():
+    """The last rows of a map of 2.3 billion elements, and its gradient."""
+    if torch.cuda.mem_get_info()[0] < 30 << 30:
+        pytest.skip("needs 30 GB of free GPU memory")
+    small = torch.randn(1, 1024, 20, 1500, dtype=torch.float16, device="cuda")
+    large = torch.zeros(1, 1024, 1500, 1500, dtype=torch.float16, device="cuda")
+    large[:, :, -20:] = small
+    rois = torch.tensor([[0.0, 1300, 4, 1490, 16], [0.0, 5, 5, 60, 15]], device="cuda")
+    lower = rois + torch.tensor([0, 0, 1480, 0, 1480], device="cuda")
+    assert torch.equal(roi_align(large, lower, 7), roi_align(small, rois, 7))
+    expected = gradient(roi_align, small, rois, 7)
+    ours = gradient(roi_align, large, lower, 7)
+    assert torch.equal(ours[:, :, -20:], expected) and not ours[:, :, :-20].any()
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -203,6 +241,22 @@ def test_does_not_synchronize_and_can_be_captured_in_a_graph(mode):
     graph.replay()
     torch.cuda.synchronize()
     torch.testing.assert_close(results, expected, atol=0, rtol=0)
+
+
+def test_the_first_call_of_a_process_can_be_captured():
+    code = """if True:
+        import torch
+        from mrcnn_plugin.layers.roi_align import roi_align
+        features = torch.randn(1, 8, 9, 9, device="cuda")
+        rois = torch.tensor([[0.0, 1, 1, 7, 6]], device="cuda")
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            output = roi_align(features, rois, 3)
+        graph.replay()
+        assert torch.equal(output, roi_align(features, rois, 3)) and output.any()
+    """
+    done = run_python("-c", code)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("mode", MODES)

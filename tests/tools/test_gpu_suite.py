@@ -17,15 +17,18 @@ esac
 SANITIZER = (
     '#!/usr/bin/env bash\necho "sanitizer $*, caching off: $PYTORCH_NO_CUDA_MEMORY_CACHING"\n'
 )
-ALL = ["versions", "build", "tests", "memcheck", "initcheck", "benchmark"]
+ALL = ["versions", "build", "tests", "memcheck", "initcheck", "benchmark", "train_step"]
 
 
 @pytest.fixture
 def suite(tmp_path):
-    def run(sanitizer=True, **environment):
+    def run(sanitizer=SANITIZER, nvcc=True, **environment):
         programs = {"nvidia-smi": "#!/bin/sh\necho a card, a driver\n", "python": PYTHON}
         if sanitizer:
-            programs["compute-sanitizer"] = SANITIZER
+            programs["compute-sanitizer"] = sanitizer
+        if nvcc:
+            programs["bin/nvcc"] = "#!/bin/sh\n"
+        (tmp_path / "bin").mkdir()
         for name, text in programs.items():
             (tmp_path / name).write_text(text)
             (tmp_path / name).chmod(0o755)
@@ -61,10 +64,10 @@ def test_all_steps(suite):
     assert "setup.py build_ext --inplace" in report
     assert "-m gpu tests" in report and "benchmarks/roi_align.py --device cuda" in report
     checks = [line for line in report.splitlines() if line.startswith("sanitizer ")]
-    assert all(line.endswith("caching off: 1") for line in checks)
-    assert len(checks) == 2 and "--tool memcheck" in checks[0]
-    assert "--tool initcheck --kernel-regex kns=mrcnn_plugin" in checks[1]
-    assert report.rstrip().splitlines()[-1].startswith("benchmark")
+    assert all(line.endswith("caching off: 1") for line in checks[1:])
+    assert len(checks) == 3 and "--tool memcheck" in checks[1]  # the first tries whether it runs
+    assert "--tool initcheck --kernel-regex kns=mrcnn_plugin" in checks[2]
+    assert report.rstrip().splitlines()[-1].startswith("train_step")
 
 
 def test_a_failed_step_fails_the_suite_and_the_others_run(suite):
@@ -81,6 +84,22 @@ def test_nothing_runs_without_a_build(suite):
     assert [*steps] == ["versions", "build", "written"]
 
 
+def test_without_nvcc_the_kernels_that_are_there_are_tested(suite):
+    present = list((ROOT / "mrcnn_plugin").glob("_C_cuda*.so"))
+    status, steps, _ = suite(nvcc=False)
+    if present:
+        assert status == 0 and steps["build"].startswith("skipped: no nvcc, kernels present")
+    else:
+        assert status == 1 and steps["build"].startswith("FAILED: no nvcc")
+        assert "tests" not in steps
+
+
+def test_a_sanitizer_that_cannot_run_here_is_skipped(suite):
+    status, steps, report = suite(sanitizer="#!/bin/sh\necho Device not supported\nexit 1\n")
+    assert status == 0 and "Device not supported" in report
+    assert steps["memcheck"].startswith("skipped: sanitizer unusable")
+
+
 def test_a_step_that_hangs_does_not_exceed_the_time_limit(suite):
     status, steps, _ = suite(SLOW="-m gpu tests", SUITE_SECONDS="2")
     assert status == 1
@@ -93,6 +112,6 @@ def test_a_step_that_hangs_does_not_exceed_the_time_limit(suite):
     reason="compute-sanitizer is installed: run it on a machine without",
 )
 def test_without_compute_sanitizer(suite):
-    status, steps, _ = suite(sanitizer=False)
+    status, steps, _ = suite(sanitizer=None)
     assert status == 0
     assert steps["memcheck"].startswith("skipped") and steps["initcheck"].startswith("skipped")

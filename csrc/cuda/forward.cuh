@@ -1,5 +1,4 @@
-// The kernels of RoIAlign on CUDA, which gather from the lists of a plan. The average and its
-// gradient are the same sum over two lists of weights.
+// The forward kernels of RoIAlign on CUDA, which gather from the lists of a plan.
 #pragma once
 
 #include "cuda/plan.cuh"
@@ -45,22 +44,6 @@ __global__ void average_kernel(Maps<const T> maps, BinPlan<PlanTerm<accumulate_t
     add_weighted(y, x, map, target.image, sum);
   }
   store(output, cell, sum);
-}
-
-template <typename T>
-__global__ void average_backward_kernel(View<const T> grad_output, PixelPlan<accumulate_t<T>> plan,
-                                        Tiling tiling, View<T> grad_features) {
-  using acc_t = accumulate_t<T>;
-  const int64_t thread = thread_index();
-  if (thread >= tiling.threads()) return;
-  const Cell cell(thread, tiling);
-  const Channels<const T> grads(grad_output, cell);
-  acc_t sum[kChannels] = {};
-  plan.each_roi(cell.n * tiling.height + cell.y, cell.x, [&](int64_t r) {
-    const auto y = plan.axes[0].list(r, cell.y), x = plan.axes[1].list(r, cell.x);
-    add_weighted(y, x, grads, r, sum);
-  });
-  store(grad_features, cell, sum);
 }
 
 // ---- The maximum -------------------------------------------------------------------------------
@@ -132,47 +115,6 @@ __global__ void maximum_kernel(Maps<const T> maps, BinPlan<PlanSample<accumulate
   }
   store(output, cell, best);
   store(argmax, cell, winner);
-}
-
-/// Adds the gradient of the bin to the channels whose maximum is this sample.
-template <typename acc_t, typename T>
-__device__ void add_if_winner(const PlanTerm<acc_t>& y, const PlanTerm<acc_t>& x,
-                              const Channels<const T>& grads,
-                              const Channels<const int32_t>& winners, int64_t r, acc_t* sum) {
-  constexpr int32_t sample = kMostSamplesMax;  // the low bits of a term's position
-  const int32_t p = y.at >> kArgmaxBits, q = x.at >> kArgmaxBits;
-  const int32_t index = (y.at & sample) << kArgmaxBits | (x.at & sample);
-  const int32_t* winner = winners.at(r, p, q);
-  const T* grad = grads.at(r, p, q);
-  const acc_t weight = y.weight * x.weight;
-#pragma unroll
-  for (int k = 0; k < kChannels; ++k) {
-    if (winner[winners.offsets[k]] != index) continue;
-    sum[k] = multiply_add(weight, static_cast<acc_t>(grad[grads.offsets[k]]), sum[k]);
-  }
-}
-
-/// A pixel gets a share of the gradient of each bin whose maximum is a sample next to the pixel.
-template <typename T>
-__global__ void maximum_backward_kernel(View<const T> grad_output, View<const int32_t> argmax,
-                                        PixelPlan<accumulate_t<T>> plan, Tiling tiling,
-                                        View<T> grad_features) {
-  using acc_t = accumulate_t<T>;
-  const int64_t thread = thread_index();
-  if (thread >= tiling.threads()) return;
-  const Cell cell(thread, tiling);
-  const Channels<const T> grads(grad_output, cell);
-  const Channels<const int32_t> winners(argmax, cell);
-  acc_t sum[kChannels] = {};
-  plan.each_roi(cell.n * tiling.height + cell.y, cell.x, [&](int64_t r) {
-    const auto y = plan.axes[0].list(r, cell.y), x = plan.axes[1].list(r, cell.x);
-    for (int32_t i = 0; i < y.count; ++i) {
-      for (int32_t j = 0; j < x.count; ++j) {
-        add_if_winner(y.entries[i], x.entries[j], grads, winners, r, sum);
-      }
-    }
-  });
-  store(grad_features, cell, sum);
 }
 
 }  // namespace mrcnn_plugin::cuda
