@@ -3,7 +3,7 @@
 Everything else about the package is in pyproject.toml.
 
 Environment: FORCE_CUDA=1 or 0 (default: CUDA when both torch and nvcc have it), CUDA_HOME,
-TORCH_CUDA_ARCH_LIST (default: the visible GPU, else 8.0;9.0+PTX), MAX_JOBS.
+TORCH_CUDA_ARCH_LIST (default: the visible GPU, else those of DEFAULT_ARCHS), MAX_JOBS.
 """
 
 import os
@@ -22,6 +22,7 @@ except ImportError:
     )
 
 ROOT = Path(__file__).resolve().parent
+DEFAULT_ARCHS = "7.5;8.0;9.0+PTX"  # newer GPUs compile the PTX of 9.0 at the first use
 
 
 def find_cuda_home():
@@ -52,7 +53,7 @@ WITH_CUDA = want_cuda(CUDA_HOME)
 if WITH_CUDA:
     os.environ["CUDA_HOME"] = str(CUDA_HOME)  # torch.utils.cpp_extension reads it when imported
     if not torch.cuda.is_available():
-        os.environ.setdefault("TORCH_CUDA_ARCH_LIST", "8.0;9.0+PTX")
+        os.environ["TORCH_CUDA_ARCH_LIST"] = os.environ.get("TORCH_CUDA_ARCH_LIST") or DEFAULT_ARCHS
 
 from torch.utils.cpp_extension import BuildExtension, include_paths, library_paths  # noqa: E402
 
@@ -87,6 +88,11 @@ DEFINES = ["-DTORCH_TARGET_VERSION=0x020a000000000000"]
 HOST_FLAGS = ["-fvisibility=hidden", f"-ffile-prefix-map={ROOT}/="]
 
 
+# torch's own libstdc++. Some compilers link a copy of it into the library instead; the two mix up
+# each other's locales, and an error message with a number in it crashes.
+LINK_FLAGS = ["-l:libstdc++.so.6"] if sys.platform == "linux" else []
+
+
 def extension(name, sources, flags, libraries, device, library_dirs=()):
     headers = [path for pattern in ("*.*h", "*.inc") for path in Path("csrc").rglob(pattern)]
     return Extension(
@@ -97,6 +103,7 @@ def extension(name, sources, flags, libraries, device, library_dirs=()):
         library_dirs=[*library_paths(), *library_dirs],
         libraries=["torch", "torch_cpu", "c10", *libraries],
         extra_compile_args=flags,
+        extra_link_args=LINK_FLAGS,
         language="c++",
         py_limited_api=True,
     )
