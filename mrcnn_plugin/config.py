@@ -103,6 +103,9 @@ def add_mrcnn_config(cfg: CN) -> None:
     cfg.TEST.BEST_METRIC = ""
     # Stop after this many consecutive evaluations without a better BEST_METRIC. 0 disables it.
     cfg.TEST.EARLY_STOP_PATIENCE = 0
+    # What computes COCO's AP: "pycocotools", the reference, or "hotcoco", with the same numbers and
+    # ten times faster or more (docs/benchmarks.md).
+    cfg.TEST.COCO_EVAL = "pycocotools"
     # Write OUTPUT_DIR/report.html after each evaluation.
     cfg.TEST.REPORT = True
     # Weights & Biases project that receives the scalars as well. "" disables it.

@@ -1,5 +1,7 @@
 """Configs, models and inputs that several tests need. Nothing here is an expected value."""
 
+import contextlib
+import io
 import json
 import os
 import subprocess
@@ -14,6 +16,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import build_model
 from detectron2.structures import BitMasks, Boxes, Instances
 from detectron2.utils.env import seed_all_rng
+from pycocotools.coco import COCO
 
 from mrcnn_plugin import add_mrcnn_config
 from mrcnn_plugin.checkpoint.model_file import description, write_model_file
@@ -138,6 +141,15 @@ def perfect_predictions(name: str) -> tuple[list[dict], list[dict]]:
         inputs.append({"image_id": image["image_id"]})
         outputs.append({"instances": instances})
     return inputs, outputs
+
+
+def silent_coco(content: dict) -> COCO:
+    """pycocotools' object for a COCO content."""
+    coco = COCO()
+    coco.dataset = content
+    with contextlib.redirect_stdout(io.StringIO()):
+        coco.createIndex()
+    return coco
 
 
 def noisy_predictions(name: str) -> tuple[list[dict], list[dict]]:

@@ -7,6 +7,7 @@ from detectron2.data import MetadataCatalog
 from detectron2.utils import comm
 
 from ..errors import ConfigError
+from ..evaluation.coco_eval import check_engine
 from .augmentation import check_augmentation
 
 _AP = {
@@ -22,8 +23,11 @@ def check_training_options(cfg: CfgNode) -> None:
 
     Raises:
         ConfigError: two options contradict each other, or a value is out of range.
+        RunError: the package that evaluates is not installed.
     """
     check_required_options(cfg)
+    if cfg.DATASETS.TEST:
+        check_engine(cfg.TEST.COCO_EVAL)
     if cfg.TEST.BEST_METRIC:
         _check_metric_name(cfg)
 

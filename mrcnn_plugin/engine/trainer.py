@@ -221,7 +221,9 @@ class MRCNNTrainer(DefaultTrainer):
             output_dir = str(inference_folder(cfg, dataset_name))
         kind = MetadataCatalog.get(dataset_name).get("evaluator_type", "coco")
         if kind == "coco":
-            return AnalysingCOCOEvaluator(dataset_name, output_dir=output_dir)
+            return AnalysingCOCOEvaluator(
+                dataset_name, output_dir=output_dir, engine=cfg.TEST.COCO_EVAL
+            )
         if kind == "lvis":
             return LVISEvaluator(dataset_name, output_dir=output_dir)
         if kind == "pascal_voc":

@@ -3,40 +3,45 @@
 import json
 from pathlib import Path
 
-from pycocotools.cocoeval import COCOeval
+from pycocotools.coco import COCO
 
 from ..checkpoint.files import write_atomically
-from .calibration import calibration, scored_detections
+from .coco_eval import Evaluation
 from .confusion import confusion_matrix
+from .diagnosis import calibration, error_kinds, image_aps, label_errors, of_each_class
 from .f1 import f1_curves
-from .image_ap import image_aps
 from .precision_recall import ap_table, pr_curves
 
 FILE_NAME = "analysis.json"
 MIN_SCORE = 0.5  # of the detections in the confusion matrix and in the images of the report
 
 
-def analyse(coco_evals: dict[str, COCOeval], class_names: list[str], dataset_name: str) -> dict:
+def analyse(
+    evaluations: dict[str, Evaluation], truth: COCO, class_names: list[str], dataset_name: str
+) -> dict:
     """Compute the tables and curves of one evaluation, as plain Python values.
 
     Args:
-        coco_evals: accumulated, by task: "bbox" and, with masks, "segm". Confusion matrix,
-            calibration and AP per image are those of masks if there are any.
+        evaluations: by task: "bbox" and, with masks, "segm". Everything but `ap` and `pr` is that
+            of masks if there are any.
+        truth: the ground truth.
         class_names: in the order of category ids.
         dataset_name: registered name.
     """
-    main = "segm" if "segm" in coco_evals else "bbox"
-    evaluated = coco_evals[main]
+    main = "segm" if "segm" in evaluations else "bbox"
+    details = evaluations[main].details
     return {
         "dataset": dataset_name,
         "classes": list(class_names),
         "main_task": main,
-        "ap": {task: ap_table(e, class_names) for task, e in coco_evals.items()},
-        "pr": {task: pr_curves(e) for task, e in coco_evals.items()},
-        "confusion": confusion_matrix(evaluated, min_score=MIN_SCORE).tolist(),
-        "f1": f1_curves(evaluated, class_names),
-        "calibration": calibration(*scored_detections(evaluated)),
-        "images": [*image_aps(evaluated).items()],
+        "ap": {task: ap_table(e, class_names) for task, e in evaluations.items()},
+        "pr": {task: pr_curves(e) for task, e in evaluations.items()},
+        "confusion": confusion_matrix(truth, details, main, min_score=MIN_SCORE).tolist(),
+        "f1": f1_curves(of_each_class(details)),
+        "calibration": calibration(details),
+        "errors": error_kinds(details),
+        "label_errors": label_errors(details, class_names),
+        "images": image_aps(details),
     }
 
 

@@ -1,8 +1,14 @@
-"""Confusion matrix of the classes, with background as one more class."""
+"""Confusion matrix of the classes, with background as one more class.
+
+hotcoco has one too, but it counts a detection in a crowd region of another class as a false one.
+This one skips it, because nobody knows what the objects in that region are.
+"""
 
 import numpy as np
 from pycocotools import mask as mask_utils
-from pycocotools.cocoeval import COCOeval
+from pycocotools.coco import COCO
+
+from .hotcoco_eval import HotcocoEvaluation
 
 _MIN_IOU = 0.5  # between a detection and its ground truth, whatever their classes
 
@@ -46,46 +52,51 @@ def add_image(
         matrix[gt_classes[truth], background] += 1
 
 
-def confusion_matrix(coco_eval: COCOeval, *, min_score: float = 0.5) -> np.ndarray:
+def confusion_matrix(
+    truth: COCO, evaluation: HotcocoEvaluation, task: str, *, min_score: float = 0.5
+) -> np.ndarray:
     """Count true classes (rows) against predicted classes (columns) over a dataset.
 
     An unmatched detection counts in the background row, unless half of it lies in a crowd region.
     An unmatched instance counts in the background column.
 
     Args:
-        coco_eval: for "bbox" or "segm", which decides whether IoU is of boxes or of masks.
+        truth: the ground truth.
+        evaluation: of detections against it. Its matches are not used.
+        task: "bbox" or "segm", which decides whether IoU is of boxes or of masks.
         min_score: detections with a lower score are skipped.
 
     Returns:
         (K + 1, K + 1) int, classes in the order of category ids, background last.
     """
-    gt, dt, params = coco_eval.cocoGt, coco_eval.cocoDt, coco_eval.params
-    index = {category: i for i, category in enumerate(params.catIds)}
+    index = {category: i for i, category in enumerate(evaluation.category_ids)}
+    by_image: dict = {image: [] for image in evaluation.image_ids}
+    for result in evaluation.results:
+        if result["score"] >= min_score:
+            by_image[result["image_id"]].append(result)
     matrix = np.zeros((len(index) + 1, len(index) + 1), dtype=int)
-    for image in params.imgIds:
-        truths = gt.loadAnns(gt.getAnnIds(imgIds=[image]))
-        crowds = [a for a in truths if a.get("iscrowd", 0)]
-        truths = [a for a in truths if not a.get("iscrowd", 0)]
-        detections = [
-            a for a in dt.loadAnns(dt.getAnnIds(imgIds=[image])) if a["score"] >= min_score
-        ]
+    for image, detections in by_image.items():
+        annotations = [a for a in truth.imgToAnns[image] if a["category_id"] in index]
+        crowds = [a for a in annotations if a.get("iscrowd", 0)]
+        truths = [a for a in annotations if not a.get("iscrowd", 0)]
         detections.sort(key=lambda a: -a["score"])
-        matched = match(overlaps(coco_eval, detections, truths, crowd=False), _MIN_IOU)
-        in_crowd = overlaps(coco_eval, detections, crowds, crowd=True).max(1, initial=0) >= _MIN_IOU
-        counted = (matched >= 0) | ~in_crowd
+        ious = overlaps(truth, detections, truths, task, crowd=False)
+        inside = overlaps(truth, detections, crowds, task, crowd=True)
+        matched = match(ious, _MIN_IOU)
+        counted = (matched >= 0) | (inside.max(1, initial=0) < _MIN_IOU)
         classes = np.array([index[a["category_id"]] for a in detections], dtype=int)
         truth_classes = np.array([index[a["category_id"]] for a in truths], dtype=int)
         add_image(matrix, matched[counted], truth_classes, classes[counted])
     return matrix
 
 
-def overlaps(coco_eval: COCOeval, detections: list, truths: list, *, crowd: bool) -> np.ndarray:
+def overlaps(truth: COCO, detections: list, truths: list, task: str, *, crowd: bool) -> np.ndarray:
     """(D, G) IoU of COCO annotations; for crowds, the share of the detection inside them."""
     if not detections or not truths:
         return np.zeros((len(detections), len(truths)))
-    if coco_eval.params.iouType == "segm":
-        left = [coco_eval.cocoDt.annToRLE(a) for a in detections]
-        right = [coco_eval.cocoGt.annToRLE(a) for a in truths]
+    if task == "segm":
+        left = [d["segmentation"] for d in detections]
+        right = [truth.annToRLE(a) for a in truths]
     else:
         left, right = [a["bbox"] for a in detections], [a["bbox"] for a in truths]
     return np.asarray(mask_utils.iou(left, right, [int(crowd)] * len(truths)))

@@ -14,13 +14,14 @@ from detectron2.config import CfgNode
 from detectron2.evaluation import COCOEvaluator
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.utils import comm
-from pycocotools.cocoeval import COCOeval
 
 from ..data.coco_file import make_evaluable
 from ..errors import RunError
 from .analysis import FILE_NAME, analyse, save_analysis
-from .coco_eval import run_coco_eval, tasks_of
+from .coco_eval import Evaluation, check_engine, run_coco_eval, tasks_of
 from .heartbeat import run_on_rank_0
+from .hotcoco_eval import HotcocoEvaluation
+from .hotcoco_eval import evaluate as evaluate_with_hotcoco
 from .prediction_files import (
     Part,
     PredictionWriter,
@@ -49,9 +50,9 @@ class AnalysingCOCOEvaluator(COCOEvaluator):
     `instances_predictions.pth`, which has the content of `coco_instances_results.json`, is not
     written.
 
-    It always runs pycocotools' COCOeval. A compiled detectron2 would run its own `COCOeval_opt`,
-    which is faster but keeps the matches between detections and ground truth in C++, where the
-    analysis cannot read them.
+    The numbers are those of pycocotools' COCOeval, or of hotcoco with `engine="hotcoco"`, which
+    computes the same ones faster (docs/benchmarks.md). The analysis is computed by hotcoco. A
+    compiled detectron2's own `COCOeval_opt` is not used.
     """
 
     def __init__(
@@ -63,8 +64,18 @@ class AnalysingCOCOEvaluator(COCOEvaluator):
         output_dir: str | None = None,
         max_dets_per_image: int | None = None,
         kpt_oks_sigmas: tuple[float, ...] = (),
+        engine: str = "pycocotools",
     ):
-        """The arguments are those of detectron2's `COCOEvaluator`, without `use_fast_impl`."""
+        """The arguments are those of detectron2's `COCOEvaluator`, without `use_fast_impl`.
+
+        Args:
+            engine: "pycocotools" or "hotcoco" (`TEST.COCO_EVAL`).
+
+        Raises:
+            ConfigError: there is no such engine.
+            RunError: hotcoco is not installed.
+        """
+        check_engine(engine)
         super().__init__(
             dataset_name,
             tasks=tasks,
@@ -74,6 +85,7 @@ class AnalysingCOCOEvaluator(COCOEvaluator):
             use_fast_impl=False,
             kpt_oks_sigmas=kpt_oks_sigmas,
         )
+        self._engine = engine
         self._joint = distributed and comm.get_world_size() > 1
         self._writer = PredictionWriter(output_dir)
         if self._do_evaluation:
@@ -195,10 +207,23 @@ class AnalysingCOCOEvaluator(COCOEvaluator):
         self._evaluate_results(json.loads(Path(self._output_dir, RESULTS_FILE).read_text()), None)
         return copy.deepcopy(self._results)
 
+    def saved_details(self) -> dict[str, HotcocoEvaluation]:
+        """Evaluate the boxes and masks that were saved in `output_dir` with hotcoco only, by task.
+
+        Nothing is printed, logged or written.
+        """
+        results = json.loads(Path(self._output_dir, RESULTS_FILE).read_text())
+        tasks = [task for task in tasks_of(results) if task != "keypoints"] if results else []
+        max_dets = self._max_dets_per_image
+        return {
+            task: evaluate_with_hotcoco(self._coco_api, results, task, max_dets=max_dets)
+            for task in tasks
+        }
+
     def _evaluate_results(self, results: list[dict], img_ids: list[int] | None) -> None:
         """Add the numbers of COCO results to `self._results` and save the analysis."""
-        logger.info(f"Evaluating {len(results)} predictions with COCOeval ...")
-        evaluated: dict[str, COCOeval] = {}
+        logger.info(f"Evaluating {len(results)} predictions with {self._engine} ...")
+        evaluated: dict[str, Evaluation] = {}
         for task in sorted(self._tasks or tasks_of(results)):
             if results:  # COCOeval does not accept an empty list
                 evaluated[task] = run_coco_eval(
@@ -208,6 +233,7 @@ class AnalysingCOCOEvaluator(COCOEvaluator):
                     max_dets=self._max_dets_per_image,
                     image_ids=img_ids,
                     oks_sigmas=self._kpt_oks_sigmas,
+                    engine=self._engine,
                 )
             self._results[task] = self._derive_coco_results(
                 evaluated.get(task), task, class_names=self._metadata.get("thing_classes")
@@ -215,8 +241,10 @@ class AnalysingCOCOEvaluator(COCOEvaluator):
         evaluated.pop("keypoints", None)
         if evaluated and self._output_dir:
             names = self._metadata.get("thing_classes")
-            names = names or [str(i) for i in sorted(self._coco_api.getCatIds())]
-            save_analysis(analyse(evaluated, names, self._metadata.name), self._output_dir)
+            if not names:  # the dataset has not been loaded
+                names = [str(c.get("name", i)) for i, c in sorted(self._coco_api.cats.items())]
+            analysis = analyse(evaluated, self._coco_api, names, self._metadata.name)
+            save_analysis(analysis, self._output_dir)
 
 
 def inference_folder(cfg: CfgNode, dataset_name: str) -> Path:
@@ -240,7 +268,9 @@ def rebuild_analysis(cfg: CfgNode) -> list[str]:
     for name in cfg.DATASETS.TEST:
         folder = inference_folder(cfg, name)
         if (folder / RESULTS_FILE).exists():  # datasets with other evaluators have no such file
-            evaluator = AnalysingCOCOEvaluator(name, output_dir=str(folder), distributed=False)
+            evaluator = AnalysingCOCOEvaluator(
+                name, output_dir=str(folder), distributed=False, engine=cfg.TEST.COCO_EVAL
+            )
             evaluator.evaluate_saved()
             done.append(name)
     return done

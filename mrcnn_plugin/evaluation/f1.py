@@ -1,19 +1,19 @@
 """F1 over the score threshold of each class, and the threshold at which it is best."""
 
+from collections.abc import Iterable
+
 import numpy as np
-from pycocotools.cocoeval import COCOeval
 
 _NUM_POINTS = 101  # of the curve that the report draws
 
 
-def f1_curves(coco_eval: COCOeval, class_names: list[str]) -> dict:
+def f1_curves(of_each_class: Iterable[tuple[np.ndarray, np.ndarray, int]]) -> dict:
     """F1 at IoU 0.5 if only detections from a score on are kept.
 
-    Detections in crowd regions are skipped. F1 is `2 TP / (detections + instances)`.
+    F1 is `2 TP / (detections + instances)`.
 
     Args:
-        coco_eval: evaluated by pycocotools.
-        class_names: in the order of category ids.
+        of_each_class: scores (D,), whether correct (D,) bool, and number of instances per class.
 
     Returns:
         `thresholds`, per class the score with the best F1 (None for a class without instances or
@@ -22,7 +22,7 @@ def f1_curves(coco_eval: COCOeval, class_names: list[str]) -> dict:
     """
     grid = np.linspace(0, 1, _NUM_POINTS)
     thresholds, best, curves = [], [], []
-    for scores, correct, num_instances in _of_each_class(coco_eval, len(class_names)):
+    for scores, correct, num_instances in of_each_class:
         threshold, f1 = best_threshold(scores, correct, num_instances)
         thresholds.append(threshold)
         best.append(f1)
@@ -60,17 +60,3 @@ def f1_at(score: float, scores: np.ndarray, correct: np.ndarray, num_instances: 
     """F1 of the detections with at least this score; the arguments are those of above."""
     kept = scores >= score
     return float(2 * correct[kept].sum() / (kept.sum() + num_instances))
-
-
-def _of_each_class(coco_eval: COCOeval, num_classes: int):
-    """(scores, whether correct, number of instances) per class."""
-    num_images, num_areas = len(coco_eval.params.imgIds), len(coco_eval.params.areaRng)
-    for index in range(num_classes):
-        first = index * num_areas * num_images  # of the class and of all areas
-        images = [i for i in coco_eval.evalImgs[first : first + num_images] if i is not None]
-        counts = [~np.asarray(image["dtIgnore"][0], dtype=bool) for image in images]
-        scores = [np.asarray(i["dtScores"])[c] for i, c in zip(images, counts)]
-        correct = [(np.asarray(i["dtMatches"][0]) > 0)[c] for i, c in zip(images, counts)]
-        num_instances = sum(int((~np.asarray(i["gtIgnore"], dtype=bool)).sum()) for i in images)
-        none = np.zeros(0)
-        yield np.concatenate([none, *scores]), np.concatenate([none > 0, *correct]), num_instances

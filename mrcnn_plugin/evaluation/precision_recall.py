@@ -1,12 +1,14 @@
 """Average precisions and precision-recall curves from the arrays that COCOeval accumulates.
 
-`COCOeval.eval["precision"]` is (T, R, K, A, M) over IoU thresholds 0.5, 0.55, ..., 0.95; recalls 0,
-0.01, ..., 1; classes; areas (all, small, medium, large); and limits on the number of detections. It
-holds the highest precision at that recall or a higher one, and -1 for a class without ground truth.
+`Evaluation.eval["precision"]` is (T, R, K, A, M) over IoU thresholds 0.5, 0.55, ..., 0.95; recalls
+0, 0.01, ..., 1; classes; areas (all, small, medium, large); and limits on the number of detections.
+It holds the highest precision at that recall or a higher one, and -1 for a class without ground
+truth.
 """
 
 import numpy as np
-from pycocotools.cocoeval import COCOeval
+
+from .coco_eval import Evaluation
 
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")  # the columns of every table
 AREAS = {"AP": 0, "APs": 1, "APm": 2, "APl": 3}
@@ -32,14 +34,14 @@ def ap_row(precision: np.ndarray, ious: np.ndarray) -> dict[str, float | None]:
     return row
 
 
-def ap_table(coco_eval: COCOeval, class_names: list[str]) -> dict:
+def ap_table(evaluation: Evaluation, class_names: list[str]) -> dict:
     """`{"all": row, "classes": {name: row}}` with rows as `ap_row` returns them.
 
     Args:
-        coco_eval: accumulated.
+        evaluation: for "bbox" or "segm".
         class_names: K names in the order of the category ids.
     """
-    precision, ious = coco_eval.eval["precision"], coco_eval.params.iouThrs
+    precision, ious = evaluation.eval["precision"], evaluation.iou_thresholds
     classes = {
         name: ap_row(precision[:, :, index : index + 1], ious)
         for index, name in enumerate(class_names)
@@ -47,19 +49,19 @@ def ap_table(coco_eval: COCOeval, class_names: list[str]) -> dict:
     return {"all": ap_row(precision, ious), "classes": classes}
 
 
-def pr_curves(coco_eval: COCOeval) -> dict[str, list]:
+def pr_curves(evaluation: Evaluation) -> dict[str, list]:
     """Precision over recall per IoU threshold, averaged over the classes with ground truth.
 
     Returns:
         `iou` (T,), `recall` (R,) in [0, 1] and `precision`, T lists of R values in [0, 1]. The
         lists are empty if there is no ground truth.
     """
-    precision = coco_eval.eval["precision"][:, :, :, 0, -1]  # all areas, most detections
+    precision = evaluation.eval["precision"][:, :, :, 0, -1]  # all areas, most detections
     with_truth = (precision > -1).any(axis=(0, 1))
     if not with_truth.any():
         return {"iou": [], "recall": [], "precision": []}
     return {
-        "iou": coco_eval.params.iouThrs.round(2).tolist(),
-        "recall": coco_eval.params.recThrs.round(2).tolist(),
+        "iou": evaluation.iou_thresholds.round(2).tolist(),
+        "recall": evaluation.recall_thresholds.round(2).tolist(),
         "precision": precision[:, :, with_truth].mean(axis=2).round(4).tolist(),
     }

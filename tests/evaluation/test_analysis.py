@@ -8,19 +8,22 @@ Two images, classes A and B. Image 1 holds an A and a B, image 2 holds an A:
     0.7    2      A where nothing is   background; the A of image 2 is missed
 """
 
-import contextlib
-import io
 import json
 
 import numpy as np
 import pytest
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
+from builders import silent_coco
 
 from mrcnn_plugin.evaluation.analysis import analyse, load_analysis, save_analysis
-from mrcnn_plugin.evaluation.calibration import calibration, scored_detections
+from mrcnn_plugin.evaluation.coco_eval import run_coco_eval
 from mrcnn_plugin.evaluation.confusion import confusion_matrix, match
-from mrcnn_plugin.evaluation.image_ap import image_aps
+from mrcnn_plugin.evaluation.diagnosis import (
+    calibration,
+    error_kinds,
+    image_aps,
+    label_errors,
+    of_each_class,
+)
 from mrcnn_plugin.evaluation.precision_recall import ap_table, pr_curves
 from mrcnn_plugin.evaluation.report.images import pick_images
 
@@ -47,21 +50,27 @@ DETECTIONS = [
 ]
 
 
+def dataset(truths=TRUTHS, images=2):
+    annotations = [{"id": i, **t} for i, t in enumerate(truths, start=1)]
+    return silent_coco(
+        {
+            "info": {},
+            "licenses": [],
+            "images": [{"id": i, "height": 100, "width": 100} for i in range(1, images + 1)],
+            "annotations": annotations,
+            "categories": [{"id": A, "name": "a"}, {"id": B, "name": "b"}],
+        }
+    )
+
+
 def evaluated(truths=TRUTHS, detections=DETECTIONS, images=2):
-    coco = COCO()
-    coco.dataset = {
-        "info": {},
-        "licenses": [],
-        "images": [{"id": i, "height": 100, "width": 100} for i in range(1, images + 1)],
-        "annotations": [{"id": i, **t} for i, t in enumerate(truths, start=1)],
-        "categories": [{"id": A, "name": "a"}, {"id": B, "name": "b"}],
-    }
-    with contextlib.redirect_stdout(io.StringIO()):
-        coco.createIndex()
-        coco_eval = COCOeval(coco, coco.loadRes(detections), "bbox")
-        coco_eval.evaluate()
-        coco_eval.accumulate()
-    return coco_eval
+    results = [dict(d) for d in detections]
+    return run_coco_eval(dataset(truths, images), results, "bbox", max_dets=[1, 10, 100])
+
+
+def confusion(truths=TRUTHS, **options):
+    details = evaluated(truths).details
+    return confusion_matrix(dataset(truths), details, "bbox", **options).tolist()
 
 
 def test_precision_over_recall():
@@ -83,7 +92,7 @@ def test_average_precision_of_classes_and_sizes():
 
 
 def test_confusion_matrix():
-    assert confusion_matrix(evaluated()).tolist() == [
+    assert confusion() == [
         # A  B  background (predicted)
         [1, 0, 1],  # A
         [1, 0, 0],  # B
@@ -92,17 +101,18 @@ def test_confusion_matrix():
 
 
 def test_confusion_skips_low_scores_and_detections_in_crowds():
-    assert confusion_matrix(evaluated(), min_score=0.85).tolist() == [
+    assert confusion(min_score=0.85) == [
         [1, 0, 1],
         [0, 0, 1],
         [0, 0, 0],
     ]
-    crowd = truth(2, A, [50, 50, 50, 50], crowd=1)
-    assert confusion_matrix(evaluated([*TRUTHS, crowd])).tolist() == [
-        [1, 0, 1],
-        [1, 0, 0],
-        [0, 0, 0],
-    ]
+    for category in (A, B):  # the detection in the crowd region is an A
+        crowd = truth(2, category, [50, 50, 50, 50], crowd=1)
+        assert confusion([*TRUTHS, crowd]) == [
+            [1, 0, 1],
+            [1, 0, 0],
+            [0, 0, 0],
+        ]
 
 
 def test_pairs_go_to_the_best_detection_and_the_largest_overlap():
@@ -112,27 +122,55 @@ def test_pairs_go_to_the_best_detection_and_the_largest_overlap():
 
 
 def test_scores_and_whether_they_are_correct():
-    scores, correct = scored_detections(evaluated())
+    (scores, correct, num_a), (none, _, num_b) = of_each_class(evaluated().details)
     assert dict(zip(scores.tolist(), correct.tolist())) == {0.9: True, 0.8: False, 0.7: False}
+    assert (len(none), num_a, num_b) == (0, 2, 1)
+    crowd = truth(2, A, [50, 50, 50, 50], crowd=1)  # the detection of 0.7 lies in it
+    (scores, _, num_a), _ = of_each_class(evaluated([*TRUTHS, crowd]).details)
+    assert (sorted(scores), num_a) == ([0.8, 0.9], 2)
 
 
 def test_calibration():
-    """Bins (0.6, 0.8] and (0.8, 1]: means 0.75 and 0.95; 1 of 2 and 1 of 1 are correct."""
-    bins = calibration(np.array([0.95, 0.7, 0.8]), np.array([True, True, False]), num_bins=5)
-    assert bins["count"] == [0, 0, 0, 2, 1]
-    assert bins["score"] == [None, None, None, pytest.approx(0.75), pytest.approx(0.95)]
-    assert bins["precision"] == [None, None, None, 0.5, 1.0]
-    assert bins["error"] == pytest.approx(2 / 3 * 0.25 + 1 / 3 * 0.05)
-    assert calibration(np.zeros(0), np.zeros(0, bool))["error"] == 0
+    """Bins [0.6, 0.8) and [0.8, 1]: means 0.7 and 0.85; 0 of 1 and 1 of 2 are correct."""
+    bins = calibration(evaluated().details, num_bins=5)
+    assert bins["count"] == [0, 0, 0, 1, 2]
+    assert bins["score"] == [None, None, None, pytest.approx(0.7), pytest.approx(0.85)]
+    assert bins["precision"] == [None, None, None, 0.0, 0.5]
+    assert bins["error"] == pytest.approx(1 / 3 * 0.7 + 2 / 3 * 0.35)
 
 
 def test_ap_per_image():
     """Image 1: A is found first (100), B is not (0). Image 2: A is missed. Image 3 is empty."""
-    assert image_aps(evaluated(images=3)) == {1: pytest.approx(50), 2: 0.0, 3: None}
+    aps = image_aps(evaluated(images=3).details)
+    assert dict(aps) == {1: pytest.approx(50), 2: 0.0, 3: None}
+
+
+def test_kinds_of_errors():
+    """One detection of a wrong class, one where nothing is; the A of image 2 is missed.
+
+    With the wrong class repaired, B has AP 100 in place of 0. Without the false detection, which
+    comes last, nothing changes. With the missed A found, class A has its precision up to recall 1.
+    """
+    errors = error_kinds(evaluated().details)
+    count = dict(zip(errors["kinds"], errors["count"]))
+    assert count == {"Cls": 1, "Loc": 0, "Both": 0, "Dupe": 0, "Bkg": 1, "Miss": 1}
+    ap = dict(zip(errors["kinds"], errors["ap"]))
+    assert ap["Cls"] == pytest.approx(50)
+    assert ap["Bkg"] == ap["Loc"] == ap["Both"] == ap["Dupe"] == 0
+    assert ap["Miss"] > 20
+
+
+def test_label_errors_are_what_sure_detections_contradict():
+    first, second = label_errors(evaluated().details, ["a", "b"])
+    assert (first["image_id"], first["kind"], first["score"]) == (1, "class", 0.8)
+    assert (first["predicted"], first["labelled"], first["bbox"]) == ("a", "b", THERE)
+    assert (second["image_id"], second["kind"], second["labelled"]) == (2, "missing", None)
+    unsure = [{**d, "score": d["score"] / 2} for d in DETECTIONS]
+    assert label_errors(evaluated(detections=unsure).details, ["a", "b"]) == []
 
 
 def test_saved_and_loaded_analysis_are_equal(tmp_path):
-    analysis = analyse({"bbox": evaluated()}, ["a", "b"], "mine")
+    analysis = analyse({"bbox": evaluated()}, dataset(), ["a", "b"], "mine")
     save_analysis(analysis, tmp_path)
     assert load_analysis(tmp_path)["images"] == {1: pytest.approx(50), 2: 0.0}
     assert json.dumps(load_analysis(tmp_path)["pr"]) == json.dumps(analysis["pr"])
