@@ -8,11 +8,13 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
 
 from ..analysis import load_analysis
+from ..diagnosis import ERRORS
 from ..evaluator import inference_folder
 from ..precision_recall import METRICS
 from . import figures
 from .ap_tables import TASKS, cell, class_table, flatten, overall_table, previous_of
 from .images import image_groups
+from .label_errors import label_error_images
 from .metrics_log import evaluations, metric_prefix, read_metrics, series
 from .run_info import read_run_info, statistics_of
 
@@ -72,7 +74,7 @@ def _dataset(cfg: CfgNode, name: str, metrics: dict) -> dict:
     current = flatten(analysis) if analysis else (logged[-1][1] if logged else {})
     before, previous = previous_of(current, logged)
     main = "segm" if "segm/AP" in current else "bbox"
-    available = name in DatasetCatalog
+    dicts = DatasetCatalog.get(name) if analysis and name in DatasetCatalog else []
     classes = analysis["classes"] if analysis else _classes_in(current)
     return {
         "name": name,
@@ -83,7 +85,8 @@ def _dataset(cfg: CfgNode, name: str, metrics: dict) -> dict:
         "class_columns": [f"{TASKS[t]} AP" for t in TASKS if f"{t}/AP" in current],
         "main": TASKS[main],
         "figures": _analysis_figures(analysis) if analysis else [],
-        "groups": image_groups(folder, name, analysis) if analysis and available else [],
+        "groups": image_groups(folder, name, dicts, analysis) if dicts else [],
+        "label_errors": label_error_images(name, dicts, analysis) if dicts else [],
     }
 
 
@@ -151,7 +154,17 @@ def _analysis_figures(analysis: dict) -> list[dict]:
             figures.draw(figures.plot_calibration, bins, height=4.4),
         )
     )
-    f1 = analysis.get("f1")  # older runs have none
+    errors = analysis.get("errors")  # older runs have none, nor F1
+    if errors:
+        found.append(
+            figure(
+                f"Kinds of errors, {task}",
+                "points of AP50 to gain if this kind of error alone were repaired, as TIDE defines "
+                "them; in brackets the number of errors at all scores",
+                figures.draw(figures.plot_errors, errors, ERRORS, height=3.6),
+            )
+        )
+    f1 = analysis.get("f1")
     if f1 and f1["f1"]:
         found.append(
             figure(

@@ -168,6 +168,18 @@ def plot_f1(axes, f1: dict) -> None:
     _legend(axes)
 
 
+def plot_errors(axes, errors: dict, labels: dict[str, str]) -> None:
+    """Plot the AP50 that each kind of error costs, with the number of errors (`error_kinds`)."""
+    positions = np.arange(len(errors["kinds"]))
+    bars = axes.barh(positions, errors["ap"], 0.65, color=COLORS[0])
+    counts = [f"{ap:.1f}  ({n})" for ap, n in zip(errors["ap"], errors["count"])]
+    axes.bar_label(bars, counts, padding=4, color=_MUTED, fontsize=8.5)
+    axes.set_yticks(positions, [labels[kind] for kind in errors["kinds"]])
+    axes.invert_yaxis()
+    axes.set(xlabel="AP50 points lost", xlim=(0, max(1.0, 1.3 * max(errors["ap"]))))
+    axes.grid(axis="y", visible=False)
+
+
 def plot_classes(axes, statistics: dict[str, dict]) -> None:
     """Plot instances per class in percent of the dataset, the most frequent class first."""
     first = next(iter(statistics.values()))["classes"]

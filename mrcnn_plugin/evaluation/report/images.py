@@ -9,7 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import MetadataCatalog
 from detectron2.structures import Boxes, BoxMode, Instances
 from PIL.Image import DecompressionBombError
 from pycocotools import mask as mask_utils
@@ -45,12 +45,15 @@ def pick_images(image_aps: dict[int, float | None], count: int = 3) -> dict[str,
     return {"best": best, "median": between[start : start + count], "worst": worst[::-1]}
 
 
-def image_groups(folder: Path, dataset_name: str, analysis: dict) -> list[dict]:
+def image_groups(
+    folder: Path, dataset_name: str, dataset_dicts: Iterable[dict], analysis: dict
+) -> list[dict]:
     """Draw the best, median and worst images of an evaluation.
 
     Args:
         folder: holds the predictions of the evaluation.
         dataset_name: registered, with images that can be read.
+        dataset_dicts: of the dataset.
         analysis: of this evaluation.
 
     Returns:
@@ -60,14 +63,17 @@ def image_groups(folder: Path, dataset_name: str, analysis: dict) -> list[dict]:
     """
     chosen = pick_images(analysis["images"])
     wanted = {image for ids in chosen.values() for image in ids}
-    dicts = {d["image_id"]: d for d in DatasetCatalog.get(dataset_name) if d["image_id"] in wanted}
+    dicts = {d["image_id"]: d for d in dataset_dicts if d["image_id"] in wanted}
     predictions = read_predictions(folder, dataset_name, dicts.values())
     groups = []
     for kind, ids in chosen.items():
-        aps = [(i, analysis["images"][i]) for i in ids if i in dicts]
-        images = [_image(dicts[i], predictions[i], dataset_name, ap) for i, ap in aps]
-        if any(images):
-            groups.append({"kind": kind, "images": [image for image in images if image]})
+        images = []
+        for i in (i for i in ids if i in dicts):
+            pair = draw_pair(dicts[i], predictions[i], dataset_name)
+            if pair:
+                images.append({"ap": f"{analysis['images'][i]:.1f}", **pair})
+        if images:
+            groups.append({"kind": kind, "images": images})
     return groups
 
 
@@ -89,13 +95,18 @@ def read_predictions(
     for result in json.loads((folder / RESULTS_FILE).read_text()):
         if result["image_id"] in dicts and result["score"] >= MIN_SCORE:
             by_image[result["image_id"]].append(result)
-    metadata = MetadataCatalog.get(dataset_name)
-    contiguous = metadata.get("thing_dataset_id_to_contiguous_id")
-    contiguous = contiguous or {i: i for i in range(len(metadata.thing_classes))}
+    contiguous = contiguous_ids(dataset_name)
     return {
         i: instances_of(results, dicts[i]["height"], dicts[i]["width"], contiguous)
         for i, results in by_image.items()
     }
+
+
+def contiguous_ids(dataset_name: str) -> dict[int | str, int]:
+    """The class index of each category id of a registered dataset."""
+    metadata = MetadataCatalog.get(dataset_name)
+    contiguous = metadata.get("thing_dataset_id_to_contiguous_id")
+    return contiguous or {i: i for i in range(len(metadata.thing_classes))}
 
 
 def instances_of(results: list[dict], height: int, width: int, contiguous: dict) -> Instances:
@@ -142,7 +153,14 @@ def _check_masks(results: list[dict], height: int, width: int) -> None:
         raise RunError(f"{faults[0]}. Evaluate the run again")
 
 
-def _image(dataset_dict: dict, instances: Instances, dataset_name: str, ap: float) -> dict | None:
+def draw_pair(dataset_dict: dict, instances: Instances, dataset_name: str) -> dict | None:
+    """Draw the ground truth and some predictions of an image.
+
+    Returns:
+        `file`, the name, `num_truth`, `num_predicted`, and `truth` and `prediction`, two `data:`
+        addresses. None, with a warning, if the image cannot be drawn, or is not in the image folder
+        of the dataset.
+    """
     file = dataset_dict["file_name"]
     if not is_in_image_root(dataset_dict, dataset_name):
         logger.warning(f"{file} is not drawn: it is no file in the image folder of {dataset_name}")
@@ -160,7 +178,6 @@ def _image(dataset_dict: dict, instances: Instances, dataset_name: str, ap: floa
         return None
     return {
         "file": Path(file).name,
-        "ap": f"{ap:.1f}",
         "num_truth": sum(not a.get("iscrowd", 0) for a in dataset_dict["annotations"]),
         "num_predicted": len(instances),
         "truth": jpeg(truth),
