@@ -7,16 +7,18 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from builders import forget, run_python, train
+from builders import evaluate, forget, noisy_predictions, perfect_predictions, run_python, train
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from mrcnn_plugin.cli.report import load_run, main
 from mrcnn_plugin.engine import MRCNNTrainer, check_data, write_report
 from mrcnn_plugin.errors import RunError
 from mrcnn_plugin.evaluation import build_comparison, build_report, rebuild_analysis
-from mrcnn_plugin.evaluation.report.ap_tables import cell, previous_of
+from mrcnn_plugin.evaluation.analysis import load_analysis
+from mrcnn_plugin.evaluation.report.ap_tables import cell, previous_of, with_interval
 from mrcnn_plugin.evaluation.report.build import render
 from mrcnn_plugin.evaluation.report.comparison import config_differences, short_names
+from mrcnn_plugin.evaluation.report.intervals import ap_intervals
 from mrcnn_plugin.evaluation.report.metrics_log import evaluations, read_metrics, series
 
 RUN = (
@@ -44,7 +46,7 @@ def test_the_report_of_a_run_is_complete_and_needs_no_other_file(run):
     images = images_of(page)
     assert all(image.startswith("data:image/") for image in images)
     assert sum("jpeg" in image for image in images) == 6  # three images, truth and prediction
-    assert len(images) == 6 + 5 + 4 + 2  # drawings; accuracy; training; data
+    assert len(images) == 6 + 6 + 4 + 2  # drawings; accuracy; training; data
     for word in ("iteration 6 of 6", "drawn_val", "triangle", "iteration 3.", "BASE_LR", "torch"):
         assert word in page, word
     logged = evaluations(read_metrics(Path(run.OUTPUT_DIR, "metrics.json")))
@@ -158,6 +160,45 @@ def test_a_config_that_cannot_be_read_is_one_error_and_runs_no_code(tmp_path, co
     assert not (tmp_path / "made").exists()
 
 
+def evaluated_run(shapes_cfg, predictions):
+    cfg = shapes_cfg()
+    evaluate("drawn_val", predictions("drawn_val"), Path(cfg.OUTPUT_DIR, "inference"))
+    return cfg
+
+
+def test_the_report_draws_probable_label_errors(shapes_cfg):
+    def of_another_class(name):
+        inputs, outputs = perfect_predictions(name)
+        classes = outputs[0]["instances"].pred_classes
+        classes[0] = (classes[0] + 1) % 3
+        return inputs, outputs
+
+    cfg = evaluated_run(shapes_cfg, of_another_class)
+    (error,) = load_analysis(Path(cfg.OUTPUT_DIR, "inference"))["label_errors"]
+    page = build_report(cfg).read_text().split("Probable label errors of drawn_val")[1]
+    sentence = f"{error['predicted']} ({error['score']:.2f}) is labelled {error['labelled']}"
+    assert f"<span>{sentence}</span>" in page and error["predicted"] != error["labelled"]
+    assert len(images_of(page.split("</section>")[0])) == 2  # labels and prediction
+
+
+def test_a_comparison_has_intervals(shapes_cfg, tmp_path, caplog):
+    cfgs = [evaluated_run(shapes_cfg, p) for p in (perfect_predictions, noisy_predictions)]
+    first, other = ap_intervals(cfgs, "drawn_val")
+    aps = [load_analysis(Path(c.OUTPUT_DIR, "inference"))["ap"]["segm"]["all"]["AP"] for c in cfgs]
+    assert first == {} and other["segm/AP"]["difference"] == pytest.approx(aps[1] - aps[0])
+    assert other["segm/AP"]["upper"] < 0
+    page = build_comparison(cfgs, tmp_path / "comparison.html").read_text()
+    text = with_interval(cell(aps[1], aps[0]), other["segm/AP"])["interval"]
+    assert f'<span class="interval">{text}</span>' in page and "bootstrap" in page
+
+    file = Path(cfgs[1].OUTPUT_DIR, "inference/analysis.json")  # as with other annotations
+    content = json.loads(file.read_text())
+    content["ap"]["segm"]["all"]["AP"] += 1
+    file.write_text(json.dumps(content))
+    assert ap_intervals(cfgs, "drawn_val") == [{}, {}]
+    assert "compared without intervals: its segm AP is" in caplog.text
+
+
 def test_short_names_are_unique():
     assert short_names(["/a/x", "/b/x"]) == ["a/x", "b/x"]
     assert short_names(["/a/x", "/a/y"]) == ["x", "y"]
@@ -209,6 +250,17 @@ def test_damaged_lines_of_metrics_are_skipped_and_counted(tmp_path, caplog):
     metrics = read_metrics(tmp_path / "metrics.json")
     assert series(metrics, "total_loss") == ([19, 79], [3.0, 1.0])
     assert "3 of 5 lines are damaged" in caplog.text
+
+
+def test_a_difference_that_may_be_chance_has_no_trend():
+    up = cell(51.0, 50.0)
+    assert with_interval(up, {"lower": -0.52, "upper": 2.5}) == {
+        **up,
+        "interval": "\N{MINUS SIGN}0.5 to +2.5",
+        "trend": "same",
+    }
+    assert with_interval(up, {"lower": 0.1, "upper": 2.5})["trend"] == "up"
+    assert with_interval(up, None) == {**up, "interval": ""}
 
 
 def test_cells():

@@ -44,6 +44,18 @@ def number(value: float | None) -> float | None:
     return None if value is None or math.isnan(value) or value < 0 else float(value)
 
 
+def with_interval(cell: dict[str, str], interval: dict[str, float] | None) -> dict[str, str]:
+    """Add `interval`, the range of the difference as text, to a cell ("" without an interval).
+
+    A difference whose range contains 0 may be chance: its `trend` becomes "same".
+    """
+    if interval is None:
+        return {**cell, "interval": ""}
+    lower, upper = interval["lower"], interval["upper"]
+    text = f"{lower:+.1f} to {upper:+.1f}".replace("-", "\N{MINUS SIGN}")
+    return {**cell, "interval": text, "trend": "same" if lower <= 0 <= upper else cell["trend"]}
+
+
 def cell(value: float | None, previous: float | None = None) -> dict[str, str]:
     """`text`, `delta` (signed, "" without a previous value) and `trend` (up, down or same)."""
     value, previous = number(value), number(previous)

@@ -9,8 +9,9 @@ from ..analysis import load_analysis
 from ..evaluator import inference_folder
 from ..precision_recall import METRICS
 from . import figures
-from .ap_tables import TASKS, cell, flatten
+from .ap_tables import TASKS, cell, flatten, with_interval
 from .build import figure, render
+from .intervals import ap_intervals
 from .metrics_log import evaluations, metric_prefix, read_metrics
 
 
@@ -31,7 +32,7 @@ def build_comparison(cfgs: list[CfgNode], file: str | Path) -> Path:
     page = render(
         "comparison.html.j2",
         runs=names,
-        tables=_tables([last_results(cfg) for cfg in cfgs]),
+        tables=_tables(cfgs),
         curves=[
             figure("Total loss", "", figures.draw(figures.plot_total_loss, logs)),
             figure("AP", "evaluations during training", figures.draw(figures.plot_ap, logs)),
@@ -63,24 +64,29 @@ def last_results(cfg: CfgNode) -> dict[str, dict[str, float | None]]:
     return results
 
 
-def _tables(results: list[dict[str, dict]]) -> list[dict]:
+def _tables(cfgs: list[CfgNode]) -> list[dict]:
     """One table per dataset that any of the runs was evaluated on."""
+    results = [last_results(cfg) for cfg in cfgs]
     tables = []
     for dataset in dict.fromkeys(name for run in results for name in run):
         values = [run.get(dataset, {}) for run in results]
+        intervals = ap_intervals(cfgs, dataset)
         metrics = [f"{task}/{metric}" for task in TASKS for metric in METRICS]
         classes = [k for run in values for k in run if k.startswith(("bbox/AP-", "segm/AP-"))]
         rows = [
-            {"name": _label(key), "cells": _row([run.get(key) for run in values])}
+            {"name": _label(key), "cells": _row(key, values, intervals)}
             for key in dict.fromkeys((*metrics, *classes))
             if any(key in run for run in values)
         ]
-        tables.append({"name": f"Accuracy on {dataset}", "rows": rows})
+        name = f"Accuracy on {dataset}"
+        tables.append({"name": name, "rows": rows, "has_intervals": any(intervals)})
     return tables
 
 
-def _row(values: list[float | None]) -> list[dict]:
-    return [cell(values[0]), *(cell(value, values[0]) for value in values[1:])]
+def _row(key: str, values: list[dict], intervals: list[dict]) -> list[dict]:
+    first, *others = (run.get(key) for run in values)
+    cells = [cell(first), *(cell(value, first) for value in others)]
+    return [with_interval(c, interval.get(key)) for c, interval in zip(cells, intervals)]
 
 
 def _label(key: str) -> str:
