@@ -17,6 +17,7 @@ import numpy as np
 from pycocotools.coco import COCO
 
 from ..errors import RunError
+from .records import check_records
 
 if TYPE_CHECKING:
     import hotcoco
@@ -86,22 +87,39 @@ def evaluate(
         oks_sigmas: of the keypoints. Empty stands for COCO's.
 
     Raises:
-        RunError: a result is of an image that is not in the ground truth, or hotcoco cannot be
-            imported.
+        RunError: a record lacks what COCOeval reads, has NaN, or is of an image that is not in the
+            ground truth; or hotcoco cannot be imported.
     """
     hotcoco = load_hotcoco()
-    unknown = next((r["image_id"] for r in results if r["image_id"] not in truth.imgs), None)
-    if unknown is not None:
-        raise RunError(
-            f"A prediction is of image {unknown}, which the dataset does not have. Evaluate "
-            "predictions of this dataset"
-        )
+    check_records(truth, results, task)
     images, categories = evaluated_ids(truth, image_ids), sorted(truth.getCatIds())
+    evaluated = set(images)
+    annotations, results = (
+        [r for r in records if r["image_id"] in evaluated and r["category_id"] in truth.cats]
+        for records in (truth.dataset.get("annotations", []), results)
+    )
+    hotcoco_truth, loaded = _numbered(truth, images, categories, annotations, results, task)
+    coco_eval = hotcoco.COCOeval(hotcoco_truth, loaded, task)
+    if task != "keypoints":
+        coco_eval.params.max_dets = sorted(max_dets)  # as COCOeval sorts them
+    elif oks_sigmas:
+        coco_eval.params.kpt_oks_sigmas = list(oks_sigmas)
+    coco_eval.evaluate()
+    coco_eval.accumulate()
+    return HotcocoEvaluation(coco_eval, images, categories, results)
+
+
+def _numbered(
+    truth: COCO,
+    images: list,
+    categories: list,
+    annotations: list[dict],
+    results: list[dict],
+    task: str,
+) -> tuple[hotcoco.COCO, hotcoco.COCO]:
+    """hotcoco's objects for ground truth and results, with numbers from 1 as ids."""
     of_image = {i: number for number, i in enumerate(images, start=1)}
     of_category = {i: number for number, i in enumerate(categories, start=1)}
-
-    def numbered(records: list[dict]) -> list[dict]:
-        return [r for r in records if r["image_id"] in of_image and r["category_id"] in of_category]
 
     def record(source: dict, dropped: str) -> dict:
         return {
@@ -110,9 +128,8 @@ def evaluate(
             "category_id": of_category[source["category_id"]],
         }
 
-    annotations, results = numbered(truth.dataset.get("annotations", [])), numbered(results)
     names = [str(truth.cats[i].get("name", i)) for i in categories]
-    hotcoco_truth = hotcoco.COCO(
+    hotcoco_truth = load_hotcoco().COCO(
         {
             "images": [_image(truth.imgs[i], number) for i, number in of_image.items()],
             "categories": [{"id": n, "name": name} for n, name in enumerate(names, start=1)],
@@ -123,15 +140,7 @@ def evaluate(
     )
     # With a box, load_res takes the area of the box for that of the object, as loadRes does.
     box = "bbox" if task == "segm" else ""
-    loaded = hotcoco_truth.load_res([record(r, box) for r in results])
-    coco_eval = hotcoco.COCOeval(hotcoco_truth, loaded, task)
-    if task != "keypoints":
-        coco_eval.params.max_dets = sorted(max_dets)  # as COCOeval sorts them
-    elif oks_sigmas:
-        coco_eval.params.kpt_oks_sigmas = list(oks_sigmas)
-    coco_eval.evaluate()
-    coco_eval.accumulate()
-    return HotcocoEvaluation(coco_eval, images, categories, results)
+    return hotcoco_truth, hotcoco_truth.load_res([record(r, box) for r in results])
 
 
 def _image(image: dict, number: int) -> dict:

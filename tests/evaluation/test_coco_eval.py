@@ -18,6 +18,7 @@ from mrcnn_plugin.evaluation.diagnosis import error_kinds, image_aps, label_erro
 from mrcnn_plugin.evaluation.hotcoco_eval import bootstrap, evaluate
 
 MAX_DETS = [1, 10, 100]
+NAN = float("nan")
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +78,24 @@ def tiny(content, results):
     return {**content, "annotations": annotations}, results
 
 
+def ties(content, results):
+    """Squares on a grid, so that IoUs equal thresholds and areas equal limits exactly."""
+    random = np.random.default_rng(0)
+
+    def on_grid(record):
+        x, y = (32 * random.integers(0, 4, 2)).tolist()
+        w, h = (32 * random.integers(0, 4, 2)).tolist()
+        mask = np.zeros((480, 640), np.uint8, order="F")
+        mask[y : y + h, x : x + w] = 1
+        rle = mask_utils.encode(mask)
+        rle = {"size": rle["size"], "counts": rle["counts"].decode()}
+        box = {"bbox": [x, y, w, h], "segmentation": rle, "category_id": 1}
+        return {**record, **box, **({"area": w * h} if "area" in record else {})}
+
+    results = [{**on_grid(r), "score": random.integers(0, 4) / 4} for r in results]
+    return {**content, "annotations": [*map(on_grid, content["annotations"])]}, results
+
+
 def ids_as_text(content, results):
     def changed(record):
         return {**record, "image_id": str(record["image_id"])}
@@ -94,7 +113,7 @@ def ids_as_text(content, results):
         (as_is, {"max_dets": [1, 5, 20]}),
         (as_is, {"image_ids": [19, 3, 10, 3]}),  # 10 has no object
         *((case, {}) for case in (no_objects, crowds_only, duplicated, equal_scores)),
-        *((case, {}) for case in (tiny, ids_as_text)),
+        *((case, {}) for case in (tiny, ties, ids_as_text)),
     ],
 )
 def test_engines_print_and_return_the_same(generated, capsys, task, change, options):
@@ -139,21 +158,43 @@ def test_keypoints_are_equal_too(generated):
     assert np.array_equal(fast.eval["precision"], reference.eval["precision"])
 
 
-def test_errors(generated, monkeypatch):
+def test_engines_that_cannot_be_used(monkeypatch):
     with pytest.raises(
         ConfigError, match=r"TEST\.COCO_EVAL is 'fast'; expected pycocotools or hot"
     ):
         check_engine("fast")
-    content, results = generated
-    stray = [{**results[0], "image_id": 999}]
-    with pytest.raises(RunError, match="of image 999, which the dataset does not have"):
-        run_coco_eval(silent_coco(content), stray, "bbox", max_dets=MAX_DETS)
     monkeypatch.setitem(sys.modules, "hotcoco", None)
     with pytest.raises(RunError, match=r"Run: pip install hotcoco==") as raised:
         check_engine("pycocotools")
     pinned = str(raised.value).split("pip install ")[1]
     for file in ("pyproject.toml", "requirements.txt"):
         assert pinned in Path(ROOT, file).read_text(), file
+
+
+@pytest.mark.parametrize("engine", ["pycocotools", "hotcoco"])
+@pytest.mark.parametrize(
+    ("task", "annotation", "result", "message"),
+    [
+        ("bbox", {"area": None}, {}, r"Annotation 5 has the area None\. COCO's .* needs a number"),
+        ("segm", {"area": NAN}, {}, "Annotation 5 has the area nan"),
+        ("segm", {"iscrowd": None}, {}, "Annotation 5 has the iscrowd None"),
+        ("bbox", {"bbox": [1, NAN, 2, 3]}, {}, "An annotation of image 2 has a box with NaN"),
+        ("bbox", {}, {"image_id": 999}, "of image 999, which the dataset does not have"),
+        ("segm", {}, {"score": NAN}, "A prediction of image 1 has the score NaN"),
+        ("bbox", {}, {"bbox": [1, NAN, 2, 3]}, "A prediction of image 1 has a box with NaN"),
+        ("keypoints", {}, {}, "A prediction of image 1 has no keypoints"),
+    ],
+)
+def test_input_that_engines_treat_differently_is_an_error(
+    generated, engine, task, annotation, result, message
+):
+    content, results = generated
+    annotations, results = content["annotations"][:9], results[:9]
+    annotations = [{**a, **(annotation if a["id"] == 5 else {})} for a in annotations]
+    results = [{**r, **(result if number == 4 else {})} for number, r in enumerate(results)]
+    truth = silent_coco({**content, "annotations": annotations})
+    with pytest.raises(RunError, match=message):
+        run_coco_eval(truth, results, task, max_dets=MAX_DETS, engine=engine)
 
 
 @pytest.fixture
