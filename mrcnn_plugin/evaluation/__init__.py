@@ -1,6 +1,8 @@
 """COCO evaluation, its analysis, and the report that shows both."""
 
-from .evaluator import AnalysingCOCOEvaluator, has_analysis, inference_folder, rebuild_analysis
+from .analysis import has_analysis, inference_folder
+from .evaluator import AnalysingCOCOEvaluator
+from .rebuild import rebuild_analysis
 from .report.build import build_report
 from .report.comparison import build_comparison
 from .report.draw import draw_comparison

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+from detectron2.config import CfgNode
 from pycocotools.coco import COCO
 
 from ..checkpoint.files import write_atomically
@@ -13,6 +14,7 @@ from .f1 import f1_curves
 from .precision_recall import ap_table, pr_curves
 
 FILE_NAME = "analysis.json"
+RESULTS_FILE = "coco_instances_results.json"  # detectron2's name
 MIN_SCORE = 0.5  # of the detections in the confusion matrix and in the images of the report
 
 
@@ -59,3 +61,14 @@ def load_analysis(folder: str | Path) -> dict | None:
     analysis = json.loads(file.read_text())
     analysis["images"] = dict(analysis["images"])
     return analysis
+
+
+def inference_folder(cfg: CfgNode, dataset_name: str) -> Path:
+    """The folder of a dataset's predictions: `inference/`, or a subfolder if there are several."""
+    folder = Path(cfg.OUTPUT_DIR, "inference")
+    return folder / dataset_name if len(cfg.DATASETS.TEST) > 1 else folder
+
+
+def has_analysis(cfg: CfgNode) -> bool:
+    """Whether every dataset of `DATASETS.TEST` has an analysis."""
+    return all((inference_folder(cfg, name) / FILE_NAME).exists() for name in cfg.DATASETS.TEST)

@@ -10,14 +10,13 @@ from collections import OrderedDict
 from dataclasses import replace
 from pathlib import Path
 
-from detectron2.config import CfgNode
 from detectron2.evaluation import COCOEvaluator
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.utils import comm
 
 from ..data.coco_file import make_evaluable
 from ..errors import RunError
-from .analysis import FILE_NAME, analyse, save_analysis
+from .analysis import RESULTS_FILE, analyse, save_analysis
 from .coco_eval import Evaluation, check_engine, run_coco_eval, tasks_of
 from .heartbeat import run_on_rank_0
 from .hotcoco_eval import HotcocoEvaluation
@@ -31,8 +30,6 @@ from .prediction_files import (
     with_category_ids,
     write_results,
 )
-
-RESULTS_FILE = "coco_instances_results.json"  # detectron2's name
 
 logger = logging.getLogger(__name__)
 
@@ -245,32 +242,3 @@ class AnalysingCOCOEvaluator(COCOEvaluator):
                 names = [str(c.get("name", i)) for i, c in sorted(self._coco_api.cats.items())]
             analysis = analyse(evaluated, self._coco_api, names, self._metadata.name)
             save_analysis(analysis, self._output_dir)
-
-
-def inference_folder(cfg: CfgNode, dataset_name: str) -> Path:
-    """The folder of a dataset's predictions: `inference/`, or a subfolder if there are several."""
-    folder = Path(cfg.OUTPUT_DIR, "inference")
-    return folder / dataset_name if len(cfg.DATASETS.TEST) > 1 else folder
-
-
-def has_analysis(cfg: CfgNode) -> bool:
-    """Whether every dataset of `DATASETS.TEST` has an analysis."""
-    return all((inference_folder(cfg, name) / FILE_NAME).exists() for name in cfg.DATASETS.TEST)
-
-
-def rebuild_analysis(cfg: CfgNode) -> list[str]:
-    """Evaluate the saved predictions of a run again, for all of `DATASETS.TEST`, without the model.
-
-    Returns:
-        names of the datasets that have saved predictions.
-    """
-    done = []
-    for name in cfg.DATASETS.TEST:
-        folder = inference_folder(cfg, name)
-        if (folder / RESULTS_FILE).exists():  # datasets with other evaluators have no such file
-            evaluator = AnalysingCOCOEvaluator(
-                name, output_dir=str(folder), distributed=False, engine=cfg.TEST.COCO_EVAL
-            )
-            evaluator.evaluate_saved()
-            done.append(name)
-    return done

@@ -17,8 +17,7 @@ from detectron2.structures import Boxes, Instances
 from mrcnn_plugin.data import make_shapes
 from mrcnn_plugin.errors import RunError
 from mrcnn_plugin.evaluation import AnalysingCOCOEvaluator
-from mrcnn_plugin.evaluation.analysis import load_analysis
-from mrcnn_plugin.evaluation.evaluator import RESULTS_FILE
+from mrcnn_plugin.evaluation.analysis import RESULTS_FILE, load_analysis
 from mrcnn_plugin.evaluation.prediction_files import PredictionWriter, read_lines, write_results
 
 NAME = "prediction_files_test"

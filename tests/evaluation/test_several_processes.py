@@ -27,7 +27,7 @@ from mrcnn_plugin.evaluation import (
 from mrcnn_plugin.evaluation import (
     evaluator as evaluator_module,
 )
-from mrcnn_plugin.evaluation.evaluator import RESULTS_FILE
+from mrcnn_plugin.evaluation.analysis import RESULTS_FILE
 
 NAME = "several_processes_test"
 OUTPUTS = (RESULTS_FILE, "analysis.json")

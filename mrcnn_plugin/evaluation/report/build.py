@@ -7,9 +7,8 @@ import jinja2
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
 
-from ..analysis import load_analysis
+from ..analysis import inference_folder, load_analysis
 from ..diagnosis import ERRORS
-from ..evaluator import inference_folder
 from ..precision_recall import METRICS
 from . import figures
 from .ap_tables import TASKS, cell, class_table, flatten, overall_table, previous_of

@@ -5,8 +5,7 @@ from pathlib import Path
 from detectron2.config import CfgNode
 
 from ...config import config_leaves
-from ..analysis import load_analysis
-from ..evaluator import inference_folder
+from ..analysis import inference_folder, load_analysis
 from ..precision_recall import METRICS
 from . import figures
 from .ap_tables import TASKS, cell, flatten, with_interval

@@ -16,8 +16,7 @@ from pycocotools import mask as mask_utils
 
 from ...data import Findings, check_masks
 from ...errors import RunError
-from ..analysis import MIN_SCORE
-from ..evaluator import RESULTS_FILE
+from ..analysis import MIN_SCORE, RESULTS_FILE
 from .draw import draw_comparison
 from .figures import to_uri
 from .run_folder import is_in_image_root

@@ -7,8 +7,8 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
 
 from ...errors import RunError
-from ..analysis import load_analysis
-from ..evaluator import RESULTS_FILE, AnalysingCOCOEvaluator, inference_folder
+from ..analysis import RESULTS_FILE, inference_folder, load_analysis
+from ..evaluator import AnalysingCOCOEvaluator
 from ..hotcoco_eval import HotcocoEvaluation, bootstrap
 from ..precision_recall import average_precision
 from .ap_tables import number

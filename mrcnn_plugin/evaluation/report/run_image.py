@@ -11,8 +11,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from ...errors import RunError
-from ..analysis import load_analysis
-from ..evaluator import RESULTS_FILE, inference_folder
+from ..analysis import RESULTS_FILE, inference_folder, load_analysis
 from .draw import draw_comparison
 from .figures import plot_ap, plot_loss_parts, plot_total_loss
 from .images import read_predictions
