@@ -76,7 +76,7 @@ def error_kinds(evaluation: HotcocoEvaluation) -> dict:
 
     Returns:
         `kinds` (the keys of `ERRORS`); `ap`, AP50 points in percent that would be gained if this
-        kind of error alone were repaired; `count`, the number of errors.
+        kind of error only were repaired; `count`, the number of errors.
     """
     found = evaluation.coco_eval.tide_errors()
     return {

@@ -158,9 +158,9 @@ def _analysis_figures(analysis: dict) -> list[dict]:
         found.append(
             figure(
                 f"Kinds of errors, {task}",
-                "points of AP50 to gain if this kind of error alone were repaired, as TIDE defines "
-                "them; in brackets the number of errors at all scores",
-                figures.draw(figures.plot_errors, errors, ERRORS, height=3.6),
+                "points of AP50 to gain if only this kind of error were repaired, as TIDE defines "
+                "them; in parentheses the number of errors at any score",
+                figures.draw(figures.plot_errors, errors, ERRORS, height=4.4),
             )
         )
     f1 = analysis.get("f1")
