@@ -12,6 +12,7 @@ from builders import ROOT, silent_coco
 from pycocotools import mask as mask_utils
 from pycocotools.cocoeval import COCOeval
 
+from mrcnn_plugin.data.coco_file import make_evaluable
 from mrcnn_plugin.errors import ConfigError, RunError
 from mrcnn_plugin.evaluation.coco_eval import check_engine, run_coco_eval
 from mrcnn_plugin.evaluation.diagnosis import error_kinds, image_aps, label_errors, of_each_class
@@ -197,13 +198,8 @@ def test_input_that_engines_treat_differently_is_an_error(
         run_coco_eval(truth, results, task, max_dets=MAX_DETS, engine=engine)
 
 
-@pytest.fixture
-def coco_images(photographs):
-    """(pycocotools' object of 50 images of COCO, noisy detections)."""
-    file = photographs / "coco_tiny/annotations/instances_val2017.json"
-    if not file.exists():
-        pytest.skip(f"there is no {file}: set MRCNN_TEST_DATA (see docs/training.md)")
-    truth = silent_coco(json.loads(file.read_text()))
+def noisy_results(truth):
+    """Two shifted detections per annotation, some of them of another class."""
     random = np.random.default_rng(0)
     categories, results = sorted(truth.cats), []
     for annotation in 2 * truth.dataset["annotations"]:
@@ -222,7 +218,38 @@ def coco_images(photographs):
                 "score": float(random.random()),
             }
         )
-    return truth, results
+    return results
+
+
+def photographs_and_results(folder, name):
+    file = folder / name
+    if not file.exists():
+        pytest.skip(f"there is no {file}: set MRCNN_TEST_DATA (see docs/training.md)")
+    truth = silent_coco(make_evaluable(json.loads(file.read_text())))
+    return truth, noisy_results(truth)
+
+
+COCO_TINY = "coco_tiny/annotations/instances_val2017.json"
+
+
+@pytest.fixture
+def coco_images(photographs):
+    """(pycocotools' object of 50 images of COCO, noisy detections)."""
+    return photographs_and_results(photographs, COCO_TINY)
+
+
+@pytest.mark.parametrize("task", ["bbox", "segm"])
+@pytest.mark.parametrize("name", [COCO_TINY, "fruits_nuts/trainval.json"])
+def test_engines_agree_on_photographs(photographs, name, task):
+    truth, results = photographs_and_results(photographs, name)
+    reference, fast = (
+        run_coco_eval(truth, [dict(r) for r in results], task, max_dets=MAX_DETS, engine=engine)
+        for engine in ("pycocotools", "hotcoco")
+    )
+    assert 0.1 < reference.stats[0] < 1
+    np.testing.assert_array_equal(fast.stats, reference.stats, strict=True)
+    for name in ("precision", "recall", "scores"):
+        np.testing.assert_array_equal(fast.eval[name], reference.eval[name], strict=True)
 
 
 def pycocotools_eval(truth, results, task, image_ids=None):
