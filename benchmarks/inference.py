@@ -78,7 +78,7 @@ def to_json(variant: str, predict):
     def run(image):
         found = predict(image)
         if variant == "detectron2":
-            json.dumps(instances_to_coco_json(found, 1))
+            json.dumps(instances_to_coco_json(found.to("cpu"), 1))
         else:
             json.dumps(predict.to_coco(found, 1))
         return found

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ..checkpoint.model_file import ModelFile, read_model_file
 from ..errors import ConfigError
+from ..modeling.frozen_bn import fuse_frozen_bn
 from ..precision import autocast
 from .formats import to_coco, to_labelme, to_polygons
 from .masks import encode_masks
@@ -82,6 +83,8 @@ class Predictor:
             self.overlap = max(1, tile // 5) if overlap is None else overlap
             _check_tiles(cfg, tile, self.overlap)
         self.model = _build(cfg, content.weights)
+        with autocast(cfg, self.model.device):
+            fuse_frozen_bn(self.model)
         self._resize = ResizeShortestEdge([cfg.INPUT.MIN_SIZE_TEST] * 2, cfg.INPUT.MAX_SIZE_TEST)
 
     def __call__(

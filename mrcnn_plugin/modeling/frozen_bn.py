@@ -37,6 +37,34 @@ def fold_frozen_bn(model: nn.Module) -> int:
     return len(convs)
 
 
+def fuse_frozen_bn(model: nn.Module) -> int:
+    """Replace each FrozenBN after a convolution by its fold for good, in place, for inference.
+
+    The convolutions get the weights and the bias that `fold_frozen_bn` computes at every call, in
+    the dtype in which they run: half precision in a `torch.autocast` block. That saves some small
+    kernels per convolution, which take longer than the product on a GPU. The state dict changes.
+
+    Args:
+        model: a built model, which is not trained any more.
+
+    Returns:
+        the number of convolutions that were changed.
+    """
+    fold_frozen_bn(model)
+    convs = [
+        m
+        for m in model.modules()
+        if type(m) is _FoldingConv2d and type(m.norm) is FrozenBatchNorm2d
+    ]
+    with torch.no_grad():
+        for conv in convs:
+            weight, bias = conv._fold(_compute_dtype(conv.weight))
+            conv.weight = nn.Parameter(weight, requires_grad=False)
+            conv.bias = nn.Parameter(bias, requires_grad=False)
+            conv.norm = conv._memory = None
+    return len(convs)
+
+
 class _FoldingConv2d(Conv2d):
     """detectron2's `Conv2d`, which multiplies its weight by the scale of a FrozenBN after it.
 

@@ -28,9 +28,10 @@ def same(found, expected):
     assert torch.equal(found.pred_masks.tensor, masks if torch.is_tensor(masks) else masks.tensor)
 
 
-@pytest.mark.parametrize("channels", ["BGR", "RGB"])
-def test_detections_are_those_of_the_default_predictor(channels, tmp_path):
-    path = write(tmp_path / "model.pth", "INPUT.FORMAT", channels)
+@pytest.mark.parametrize("channels, norm", [("BGR", "BN"), ("RGB", "BN"), ("BGR", "FrozenBN")])
+def test_detections_are_those_of_the_default_predictor(channels, norm, tmp_path):
+    keys = ("INPUT.FORMAT", channels, "MODEL.RESNETS.NORM", norm)
+    path = write(tmp_path / "model.pth", *keys)
     predictor = Predictor(path, device="cpu", threshold=0.1)
     cfg = predictor.cfg.clone()
     cfg.defrost()

@@ -11,6 +11,7 @@ from torch import nn
 
 from mrcnn_plugin import fold_frozen_bn
 from mrcnn_plugin.modeling.backbone import resnet_c4
+from mrcnn_plugin.modeling.frozen_bn import fuse_frozen_bn
 
 
 def conv_with(norm, **kwargs):
@@ -163,6 +164,20 @@ def test_autocast_folds_in_float32_before_it_rounds(pair):
         torch.testing.assert_close(rounded.float(), exact, rtol=0.02, atol=0.05)
     assert ours(X).dtype == torch.float32
     assert_same(theirs, ours)
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_fused_for_good_is_the_fold_of_every_call(half):
+    theirs = nn.Sequential(conv_with(FrozenBatchNorm2d(6), bias=True), Conv2d(6, 2, 1))
+    ours, fused = copy.deepcopy(theirs), copy.deepcopy(theirs)
+    fold_frozen_bn(ours)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=half):
+        assert fuse_frozen_bn(fused) == 1 and fuse_frozen_bn(fused) == 0
+        assert torch.equal(fused(X), ours(X))
+    assert sorted(fused.state_dict()) == ["0.bias", "0.weight", "1.bias", "1.weight"]
+    assert fused[0].weight.dtype == (torch.bfloat16 if half else torch.float32)
+    if not half:
+        assert_same(theirs, fused)
 
 
 def test_a_backbone_is_channels_last_and_its_state_dict_is_not():
