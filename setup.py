@@ -126,7 +126,7 @@ def cuda_extension():
     nvcc += [word for flag in HOST_FLAGS for word in ("-Xcompiler", flag)]
     return extension(
         f"_C_cuda{torch.version.cuda.split('.')[0]}",
-        ["csrc/cuda/roi_align.cu", "csrc/glibc.cpp"],
+        ["csrc/cuda/roi_align.cu", "csrc/cuda/nms.cu", "csrc/glibc.cpp"],
         {"cxx": HOST_FLAGS, "nvcc": nvcc},
         ["torch_cuda", "cudart"],
         "cuda",

@@ -31,6 +31,11 @@ STABLE_TORCH_LIBRARY(mrcnn_plugin, m) {
   // Returns the indices of the boxes that non-maximum suppression keeps, by descending score: all
   // of them if max_kept is -1, else the first max_kept. `boxes` is (N, 4), `scores` is (N).
   m.def("nms(Tensor boxes, Tensor scores, float iou_threshold, int max_kept=-1) -> Tensor");
+  // Of boxes that are sorted by descending score, on CUDA: the indices of the kept ones are the
+  // first `count` elements of `kept`, which is (N), int64. `count` is (1), int64.
+  m.def(
+      "nms_sorted(Tensor boxes, float iou_threshold, int max_kept=-1) "
+      "-> (Tensor kept, Tensor count)");
   // Returns the instruction set of the CPU kernels: baseline, avx2 or avx512.
   m.def("cpu_isa() -> str");
 }

@@ -3,6 +3,8 @@
 // torchvision compares each kept box with all later ones. Here each box is compared with the kept
 // ones, which suppresses the same boxes: only kept boxes suppress. The loop over the kept boxes can
 // stop at the first that overlaps, and no box after the last kept one is compared at all.
+#include "nms.h"
+
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
@@ -11,7 +13,6 @@
 #include <array>
 #include <cmath>
 #include <cstring>
-#include <limits>
 #include <vector>
 
 #include "cpu/isa.h"
@@ -67,16 +68,6 @@ std::vector<uint64_t> sorted_keys(const Tensor& scores) {
   }
   if (!std::is_sorted(keys.begin(), keys.end())) std::sort(keys.begin(), keys.end());
   return keys;
-}
-
-/// The largest float that is not above `threshold`: a float exceeds both or neither.
-float float_threshold(double threshold) {
-  constexpr float kMost = std::numeric_limits<float>::max();
-  if (std::isnan(threshold) || std::isinf(threshold)) return static_cast<float>(threshold);
-  if (threshold >= kMost) return kMost;
-  if (threshold < -kMost) return -std::numeric_limits<float>::infinity();
-  const auto rounded = static_cast<float>(threshold);
-  return rounded > threshold ? std::nextafter(rounded, -2 * kMost) : rounded;
 }
 
 /// The kept boxes as KeptBoxes needs them.

@@ -1,6 +1,6 @@
 """Non-maximum suppression that stops once it has kept as many boxes as are wanted.
 
-The CPU kernel is native (`csrc/cpu/nms.cpp`). On CUDA, torchvision's kernel does the work.
+The kernels are native: `csrc/cpu/nms.cpp`, `csrc/cuda/nms.cu`. On CUDA, torch sorts the scores.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, max_kept: int = -1)
 
     The result is that of `torchvision.ops.nms`, cut to the first `max_kept` indices: also for equal
     scores (the lower index first), for reversed and NaN boxes and for NaN scores (which come
-    first). It does not depend on the number of threads.
+    first). It does not depend on the device or the number of threads.
 
     Args:
         boxes: (N, 4) float32, float16 or bfloat16, x1, y1, x2, y2 in any unit. Half types are
@@ -33,7 +33,7 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, max_kept: int = -1)
     Raises:
         TypeError: boxes or scores have another dtype.
         ValueError: max_kept is less than -1, or a shape or device is wrong.
-        RuntimeError: the boxes are on CUDA and torchvision has not been imported.
+        RuntimeError: more than 384,000 boxes on CUDA.
     """
     _check(boxes, scores, max_kept)
     return torch.ops.mrcnn_plugin.nms(
@@ -152,10 +152,6 @@ def _(boxes, scores, iou_threshold, max_kept=-1):
 
 @torch.library.register_kernel("mrcnn_plugin::nms", "cuda")
 def _(boxes, scores, iou_threshold, max_kept=-1):
-    if not hasattr(torch.ops.torchvision, "nms"):
-        raise RuntimeError(
-            "mrcnn_plugin.nms on CUDA calls torchvision's kernel, but torchvision has not been "
-            "imported. Write `import torchvision` before the call."
-        )
-    keep = torch.ops.torchvision.nms(boxes, scores, iou_threshold)
-    return keep if max_kept < 0 else keep[:max_kept].clone()
+    order = scores.sort(descending=True, stable=True)[1]
+    kept, count = torch.ops.mrcnn_plugin.nms_sorted(boxes[order], iou_threshold, max_kept)
+    return order[kept[: int(count)]]

@@ -170,3 +170,33 @@ def test_scripts_and_traces(count):
     )
     traced = torch.jit.trace(lambda b, s: nms(b, s, 0.5), random_boxes(20))
     assert torch.equal(traced(boxes, scores), nms(boxes, scores, 0.5))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("count", [0, 1, 64, 65, 700, 12000])
+@pytest.mark.parametrize("threshold", [0.7, 0.5, 0.0, -1.0])
+def test_a_gpu_keeps_the_boxes_of_the_cpu(count, threshold):
+    """Random boxes, boxes of equal scores and overlaps, and boxes of any bits."""
+    boxes, scores = random_boxes(count, seed=count, side=4000 if count > 1000 else 400)
+    hostile, equal = boxes.clone(), (scores * 2).round() / 2
+    hostile[::5, 2], hostile[::7, 1], hostile[3::11] = -7, float("nan"), float("inf")
+    nan_scores = scores.clone()
+    nan_scores[::3] = float("nan")
+    for case, of_case in (
+        (boxes, scores), (boxes, equal), ((boxes / 40).round() * 40, scores),
+        (hostile, scores), (boxes, nan_scores),
+    ):  # fmt: skip
+        for max_kept in (-1, 0, 1, 64, 2000):
+            expected = nms(case, of_case, threshold, max_kept)
+            found = nms(case.cuda(), of_case.cuda(), threshold, max_kept)
+            assert torch.equal(found.cpu(), expected)
+
+
+@pytest.mark.gpu
+def test_a_gpu_takes_strided_boxes_and_rejects_too_many():
+    boxes, scores = random_boxes(300)
+    strided = boxes.t().contiguous().t().cuda()
+    found = nms(strided, torch.stack([scores, scores], 1)[:, 0].cuda(), 0.5)
+    assert torch.equal(found.cpu(), nms(boxes, scores, 0.5))
+    with pytest.raises(RuntimeError, match="at most 384000 boxes on CUDA, got 384001"):
+        nms(torch.zeros(384_001, 4).cuda(), torch.zeros(384_001).cuda(), 0.5)
