@@ -1,9 +1,9 @@
 """Mask R-CNN on a ResNet-C4 as a plugin of detectron2.
 
-`roi_align`, `multiscale_roi_align`, their modules and `nms` need PyTorch only. Everything else
-needs detectron2 as well: if it is installed, importing this package registers the components with
-it by name; if it is not, the first use of a component raises an ImportError that says how to
-install it.
+`roi_align`, `multiscale_roi_align`, their modules and `nms` need PyTorch only, and
+`accelerate_torchvision` needs torchvision too. Everything else needs detectron2 as well: if it is
+installed, importing this package registers the components with it by name; if it is not, the first
+use of a component raises an ImportError that says how to install it.
 """
 
 from importlib.util import find_spec as _find_spec
@@ -22,6 +22,7 @@ __all__ = [
     "RoIAlign",
     "RoIAlignPooler",
     "__version__",
+    "accelerate_torchvision",
     "add_mrcnn_config",
     "batched_nms",
     "build_mrcnn_resnet_c4_backbone",
@@ -54,6 +55,7 @@ def _check_installed(*packages: str) -> None:
 _check_installed("torch")
 
 from .config_file import get_config_file  # noqa: E402
+from .layers.accelerate_torchvision import accelerate_torchvision  # noqa: E402
 from .layers.multiscale_roi_align import MultiScaleRoIAlign, multiscale_roi_align  # noqa: E402
 from .layers.nms import batched_nms, nms  # noqa: E402
 from .layers.roi_align import RoIAlign, roi_align  # noqa: E402

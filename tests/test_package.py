@@ -49,6 +49,7 @@ PUBLIC = {
     "RoIAlign",
     "RoIAlignPooler",
     "__version__",
+    "accelerate_torchvision",
     "add_mrcnn_config",
     "batched_nms",
     "build_mrcnn_resnet_c4_backbone",
