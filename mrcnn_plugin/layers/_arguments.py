@@ -85,8 +85,8 @@ def check_rois(rois: Tensor, features: Tensor) -> None:
     _check_differentiation(rois)
 
 
-def with_batch_index(boxes: Sequence[Tensor], features: Tensor) -> Tensor:
-    """Check the boxes of N images and join them: N tensors (R_i, 4) -> (sum of R_i, 5)."""
+def check_boxes(boxes: Sequence[Tensor], features: Tensor) -> None:
+    """Check RoIs as N tensors (R_i, 4), the boxes of each image."""
     if not isinstance(boxes, (list, tuple)) or not all(isinstance(b, Tensor) for b in boxes):
         raise TypeError(f"rois must be a tensor or a list of tensors, got {type(boxes).__name__}")
     if not _is(features.shape[0], len(boxes)):
@@ -97,12 +97,11 @@ def with_batch_index(boxes: Sequence[Tensor], features: Tensor) -> Tensor:
     for image, b in enumerate(boxes):
         if b.dim() != 2 or not _is(b.shape[1], 4):
             raise ValueError(f"rois[{image}] must be (R_i, 4) boxes, got shape {tuple(b.shape)}")
-    if not boxes:
-        return features.new_zeros((0, 5), dtype=torch.float32)
-    return join_boxes(boxes)
 
 
-def join_boxes(boxes: list[Tensor]) -> Tensor:
-    """N tensors (R_i, 4), N at least 1 -> (sum of R_i, 5) with the batch index first."""
+def with_batch_index(boxes: list[Tensor], features: Tensor) -> Tensor:
+    """N tensors (R_i, 4) -> (sum of R_i, 5) with the batch index first."""
+    if len(boxes) == 0:
+        return torch.zeros((0, 5), dtype=torch.float32, device=features.device)
     indexed = [torch.cat([torch.full_like(b[:, :1], i), b], 1) for i, b in enumerate(boxes)]
     return torch.cat(indexed)

@@ -6,16 +6,22 @@ Levels are assigned as in detectron2 (Feature Pyramid Networks, eq. 1). One call
 pools from all levels into one output, without sorting, splitting or device synchronization.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 
 import torch
+import torch.fx
 from torch import Tensor, nn
 
 from . import _vmap  # noqa: F401  registers the rules of torch.vmap
-from ._arguments import MODES, check_features, check_options, check_rois, pair, with_batch_index
+from ._arguments import (
+    check_boxes,
+    check_features,
+    check_options,
+    check_rois,
+    pair,
+    with_batch_index,
+)
 from ._library import check_twice_differentiable, empty_maps, empty_result
 
 __all__ = ["MultiScaleRoIAlign", "assign_levels", "multiscale_roi_align"]
@@ -42,7 +48,7 @@ def assign_levels(
     width, height = rois[:, 3] - rois[:, 1], rois[:, 4] - rois[:, 2]
     size = torch.sqrt(width * height)
     level = torch.floor(canonical_level + torch.log2(size / canonical_box_size + 1e-8))
-    level = torch.clamp(torch.nan_to_num(level, nan=min_level), min=min_level, max=max_level)
+    level = torch.clamp(torch.nan_to_num(level, nan=float(min_level)), min=min_level, max=max_level)
     return level.to(torch.int64) - min_level
 
 
@@ -77,19 +83,52 @@ def multiscale_roi_align(
         TypeError, ValueError: an argument has a wrong type, dtype, shape, device or range.
         RuntimeError: a batch index is out of range (CPU).
     """
-    features = _check_pyramid(features, spatial_scales)
-    height, width = pair(output_size)
-    check_options(spatial_scales[0], sampling_ratio, mode, bin_stride)
-    min_level, max_level = _level_range(spatial_scales)
-    _check_canonical(canonical_box_size)
+    first_level, last_level = _level_range(spatial_scales)
+    return pool_levels(
+        features, rois, pair(output_size), first_level, last_level, sampling_ratio, aligned, mode,
+        bin_stride, canonical_box_size, canonical_level,
+    )  # fmt: skip
+
+
+@torch.fx.wrap  # one node of a symbolic trace, as `pool` of `roi_align`
+def pool_levels(
+    features: list[Tensor],
+    rois: Tensor | list[Tensor],
+    output_size: tuple[int, int],
+    first_level: int,
+    last_level: int,
+    sampling_ratio: int,
+    aligned: bool,
+    mode: str,
+    bin_stride: int,
+    canonical_box_size: float,
+    canonical_level: int,
+) -> Tensor:
+    """`multiscale_roi_align` as TorchScript compiles it, without the checks."""
+    scales = [2.0**-level for level in range(first_level, last_level + 1)]
+    if not torch.jit.is_scripting():
+        _check_pyramid(features, scales)
+        check_options(scales[0], sampling_ratio, mode, bin_stride)
+        _check_canonical(canonical_box_size)
+        if not isinstance(rois, Tensor):
+            check_boxes(rois, features[0])
     if not isinstance(rois, Tensor):
         rois = with_batch_index(rois, features[0])
-    check_rois(rois, features[0])
-    levels = assign_levels(rois, min_level, max_level, canonical_box_size, canonical_level)
+    if not torch.jit.is_scripting():
+        check_rois(rois, features[0])
+    levels = assign_levels(rois, first_level, last_level, canonical_box_size, canonical_level)
     output, _ = torch.ops.mrcnn_plugin.roi_align_levels(
-        features, rois, levels, height, width, spatial_scales, sampling_ratio, aligned,
-        MODES.index(mode), bin_stride,
-    )  # fmt: skip
+        features,
+        rois,
+        levels,
+        output_size[0],
+        output_size[1],
+        scales,
+        sampling_ratio,
+        aligned,
+        ["avg", "max"].index(mode),  # MODES, which TorchScript cannot read
+        bin_stride,
+    )
     return output
 
 
@@ -110,7 +149,7 @@ class MultiScaleRoIAlign(nn.Module):
     ):
         super().__init__()
         self.output_size = pair(output_size)
-        _level_range(spatial_scales)
+        self.first_level, self.last_level = _level_range(spatial_scales)
         check_options(spatial_scales[0], sampling_ratio, mode, bin_stride)
         _check_canonical(canonical_box_size)
         self.spatial_scales = tuple(spatial_scales)
@@ -118,22 +157,23 @@ class MultiScaleRoIAlign(nn.Module):
         self.aligned = aligned
         self.mode = mode
         self.bin_stride = bin_stride
-        self.canonical_box_size = canonical_box_size
+        self.canonical_box_size = float(canonical_box_size)
         self.canonical_level = canonical_level
 
-    def forward(self, features: Sequence[Tensor], rois: Tensor | Sequence[Tensor]) -> Tensor:
+    def forward(self, features: list[Tensor], rois: Tensor | list[Tensor]) -> Tensor:
         """Maps (N, C, H_l, W_l), and (R, 5) or N of (R_i, 4) -> (R, C, height, width)."""
-        return multiscale_roi_align(
+        return pool_levels(
             features,
             rois,
             self.output_size,
-            self.spatial_scales,
+            self.first_level,
+            self.last_level,
             self.sampling_ratio,
-            aligned=self.aligned,
-            mode=self.mode,
-            bin_stride=self.bin_stride,
-            canonical_box_size=self.canonical_box_size,
-            canonical_level=self.canonical_level,
+            self.aligned,
+            self.mode,
+            self.bin_stride,
+            self.canonical_box_size,
+            self.canonical_level,
         )
 
     def extra_repr(self) -> str:
@@ -147,7 +187,7 @@ class MultiScaleRoIAlign(nn.Module):
 # ---- Arguments -----------------------------------------------------------------------------------
 
 
-def _check_pyramid(features: Sequence[Tensor], spatial_scales: Sequence[float]) -> list[Tensor]:
+def _check_pyramid(features: Sequence[Tensor], spatial_scales: Sequence[float]) -> None:
     if isinstance(features, Tensor) or not isinstance(features, Sequence):
         raise TypeError(f"features must be a list of maps, got {type(features).__name__}")
     if len(features) != len(spatial_scales):
@@ -165,7 +205,6 @@ def _check_pyramid(features: Sequence[Tensor], spatial_scales: Sequence[float]) 
             )
         if maps.device != first.device:
             raise ValueError(f"maps are on {first.device} and {maps.device}: use one device")
-    return list(features)
 
 
 def _level_range(spatial_scales: Sequence[float]) -> tuple[int, int]:

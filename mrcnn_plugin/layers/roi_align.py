@@ -8,15 +8,21 @@ The arithmetic is native (`csrc/`). This module checks the arguments and registe
 output shapes with PyTorch.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch
+import torch.fx
 from torch import Tensor, nn
 
 from . import _vmap  # noqa: F401  registers the rules of torch.vmap
-from ._arguments import MODES, check_features, check_options, check_rois, pair, with_batch_index
+from ._arguments import (
+    check_boxes,
+    check_features,
+    check_options,
+    check_rois,
+    pair,
+    with_batch_index,
+)
 from ._library import check_twice_differentiable, empty_maps, empty_result
 
 __all__ = ["RoIAlign", "roi_align"]
@@ -73,21 +79,52 @@ def roi_align(
         * With aligned=True and sampling_ratio=0, an empty or reversed box yields zeros.
         * On CUDA, checking batch indices would require a device synchronization, so a RoI whose
           index is not an integer from 0 to N - 1 yields zeros and no gradient. The CPU raises.
+        * TorchScript compiles no function with keyword-only arguments. Script `RoIAlign` instead.
 
     Raises:
         TypeError, ValueError: an argument has a wrong type, dtype, shape, device or range.
         RuntimeError: a batch index is out of range (CPU).
     """
-    check_features(features)
-    height, width = pair(output_size)
-    check_options(spatial_scale, sampling_ratio, mode, bin_stride)
+    return pool(
+        features, rois, pair(output_size), spatial_scale, sampling_ratio, aligned, mode, bin_stride
+    )
+
+
+@torch.fx.wrap  # one node of a symbolic trace, whose values have no shape or dtype to check
+def pool(
+    features: Tensor,
+    rois: Tensor | list[Tensor],
+    output_size: tuple[int, int],
+    spatial_scale: float,
+    sampling_ratio: int,
+    aligned: bool,
+    mode: str,
+    bin_stride: int,
+) -> Tensor:
+    """`roi_align` as TorchScript compiles it, which has no keyword-only arguments.
+
+    It cannot compile the checks either. Scripted, the op itself checks what would be unsafe.
+    """
+    if not torch.jit.is_scripting():
+        check_features(features)
+        check_options(spatial_scale, sampling_ratio, mode, bin_stride)
+        if not isinstance(rois, Tensor):
+            check_boxes(rois, features)
     if not isinstance(rois, Tensor):
         rois = with_batch_index(rois, features)
-    check_rois(rois, features)
+    if not torch.jit.is_scripting():
+        check_rois(rois, features)
     output, _ = torch.ops.mrcnn_plugin.roi_align(
-        features, rois, height, width, spatial_scale, sampling_ratio, aligned, MODES.index(mode),
+        features,
+        rois,
+        output_size[0],
+        output_size[1],
+        spatial_scale,
+        sampling_ratio,
+        aligned,
+        ["avg", "max"].index(mode),  # MODES, which TorchScript cannot read
         bin_stride,
-    )  # fmt: skip
+    )
     return output
 
 
@@ -115,36 +152,16 @@ class RoIAlign(nn.Module):
 
     def forward(self, features: Tensor, rois: Tensor | list[Tensor]) -> Tensor:
         """(N, C, H, W) and (R, 5), or N of (R_i, 4) -> (R, C, height, width): see `roi_align`."""
-        if torch.jit.is_scripting():  # TorchScript can compile the op, not `roi_align`
-            assert isinstance(rois, Tensor), "a scripted RoIAlign takes rois as one (R, 5) tensor"
-            output = self.run_op(features, rois)
-        else:
-            output = roi_align(
-                features,
-                rois,
-                self.output_size,
-                self.spatial_scale,
-                self.sampling_ratio,
-                aligned=self.aligned,
-                mode=self.mode,
-                bin_stride=self.bin_stride,
-            )
-        return output
-
-    def run_op(self, features: Tensor, rois: Tensor) -> Tensor:
-        """The native op without the checks of `roi_align`, which TorchScript cannot compile."""
-        output, _ = torch.ops.mrcnn_plugin.roi_align(
+        return pool(
             features,
             rois,
-            self.output_size[0],
-            self.output_size[1],
+            self.output_size,
             self.spatial_scale,
             self.sampling_ratio,
             self.aligned,
-            ["avg", "max"].index(self.mode),  # MODES, which TorchScript cannot read
+            self.mode,
             self.bin_stride,
         )
-        return output
 
     def extra_repr(self) -> str:
         return (

@@ -6,10 +6,12 @@ from dataclasses import dataclass, field
 
 import detectron2.layers
 import torch
+import torch.fx
 import torchvision.ops
 from torch import Tensor, nn
 
-from ..layers._arguments import join_boxes
+from ..layers import roi_align
+from ..layers._arguments import with_batch_index
 from ..layers.roi_align import RoIAlign
 
 logger = logging.getLogger(__name__)
@@ -113,13 +115,18 @@ class _DropInRoIAlign(RoIAlign):
     """`RoIAlign` that accepts boxes with a graph or of any dtype, as detectron2 and torchvision."""
 
     def forward(self, features: Tensor, rois: Tensor | list[Tensor]) -> Tensor:
-        if torch.jit.is_scripting():  # TorchScript does not support super()
-            assert isinstance(rois, Tensor), "a scripted RoIAlign takes rois as one (R, 5) tensor"
-            output = self.run_op(features, _plain(rois))
-        else:
-            plain = _plain(rois) if isinstance(rois, Tensor) else [_plain(boxes) for boxes in rois]
-            output = super().forward(features, plain)
-        return output
+        # Not super().forward, which TorchScript cannot compile. torch.fx replaces `pool` in its own
+        # module only, so it is not imported by name.
+        return roi_align.pool(
+            features,
+            _plain_rois(rois),
+            self.output_size,
+            self.spatial_scale,
+            self.sampling_ratio,
+            self.aligned,
+            self.mode,
+            self.bin_stride,
+        )
 
 
 class _DropInMultiScaleRoIAlign(torchvision.ops.MultiScaleRoIAlign):
@@ -128,38 +135,71 @@ class _DropInMultiScaleRoIAlign(torchvision.ops.MultiScaleRoIAlign):
     def forward(
         self, x: dict[str, Tensor], boxes: list[Tensor], image_shapes: list[tuple[int, int]]
     ) -> Tensor:
-        features: list[Tensor] = []
-        for name, feature in x.items():  # TorchScript supports no `if` in a comprehension
-            if name in self.featmap_names:
-                features.append(feature)
-        features = [feature.to(features[0].dtype) for feature in features]  # autocast may mix them
-        height = max([height for height, _ in image_shapes])
-        # Strides are powers of two, so the rounded logarithm is exact whatever the image size.
-        # TorchScript has no math.log2, and its round() returns a float.
-        exponents = [
-            math.floor(math.log(f.shape[-2] / height) / math.log(2) + 0.5) for f in features
-        ]
-        rois = join_boxes([_plain(b) for b in boxes])
-        output, _ = torch.ops.mrcnn_plugin.roi_align_levels(
-            features,
-            rois,
-            self._levels(rois, -exponents[0], -exponents[-1]),
-            self.output_size[0],
-            self.output_size[1],
-            [2.0**exponent for exponent in exponents],
+        return _pool_pyramid(
+            x,
+            boxes,
+            image_shapes,
+            self.featmap_names,
+            self.output_size,
             self.sampling_ratio,
-            False,  # aligned
-            0,  # mode "avg"
-            1,  # bin_stride
+            self.canonical_scale,
+            self.canonical_level,
         )
-        return output
 
-    def _levels(self, rois: Tensor, first: int, last: int) -> Tensor:
-        """torchvision's level of each (R, 5) RoI, minus the first (FPN, eq. 1): (R,) int64."""
-        size = torch.sqrt((rois[:, 3] - rois[:, 1]) * (rois[:, 4] - rois[:, 2]))
-        level = torch.floor(self.canonical_level + torch.log2(size / self.canonical_scale) + 1e-6)
-        level = torch.nan_to_num(level, nan=float(first))
-        return torch.clamp(level, min=first, max=last).to(torch.int64) - first
+
+@torch.fx.wrap  # one node of a symbolic trace, as torchvision's functions
+def _pool_pyramid(
+    x: dict[str, Tensor],
+    boxes: list[Tensor],
+    image_shapes: list[tuple[int, int]],
+    featmap_names: list[str],
+    output_size: list[int],
+    sampling_ratio: int,
+    canonical_scale: int,
+    canonical_level: int,
+) -> Tensor:
+    """torchvision's `MultiScaleRoIAlign.forward`, with its attributes as arguments."""
+    features: list[Tensor] = []
+    for name, feature in x.items():  # TorchScript supports no `if` in a comprehension
+        if name in featmap_names:
+            features.append(feature)
+    features = [feature.to(features[0].dtype) for feature in features]  # autocast may mix them
+    height = max([height for height, _ in image_shapes])
+    # Strides are powers of two, so the rounded logarithm is exact whatever the image size.
+    # TorchScript has no math.log2, and its round() returns a float.
+    exponents = [math.floor(math.log(f.shape[-2] / height) / math.log(2) + 0.5) for f in features]
+    rois = with_batch_index([_plain(b) for b in boxes], features[0])
+    output, _ = torch.ops.mrcnn_plugin.roi_align_levels(
+        features,
+        rois,
+        _levels(rois, -exponents[0], -exponents[-1], canonical_scale, canonical_level),
+        output_size[0],
+        output_size[1],
+        [2.0**exponent for exponent in exponents],
+        sampling_ratio,
+        False,  # aligned
+        0,  # mode "avg"
+        1,  # bin_stride
+    )
+    return output
+
+
+def _levels(
+    rois: Tensor, first: int, last: int, canonical_scale: int, canonical_level: int
+) -> Tensor:
+    """torchvision's level of each (R, 5) RoI, minus the first (FPN, eq. 1): (R,) int64."""
+    size = torch.sqrt((rois[:, 3] - rois[:, 1]) * (rois[:, 4] - rois[:, 2]))
+    level = torch.floor(canonical_level + torch.log2(size / canonical_scale) + 1e-6)
+    level = torch.nan_to_num(level, nan=float(first))
+    return torch.clamp(level, min=first, max=last).to(torch.int64) - first
+
+
+@torch.fx.wrap
+def _plain_rois(rois: Tensor | list[Tensor]) -> Tensor | list[Tensor]:
+    """`_plain` of RoIs (R, 5) or of the boxes of each image."""
+    if isinstance(rois, Tensor):
+        return _plain(rois)
+    return [_plain(boxes) for boxes in rois]
 
 
 def _plain(boxes: Tensor) -> Tensor:

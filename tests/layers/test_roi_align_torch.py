@@ -7,6 +7,7 @@ test_roi_align.py.
 import copy
 import io
 import os
+import pickle
 import re
 import subprocess
 import sys
@@ -22,7 +23,7 @@ from roi_align_cases import MODES, SCALE, gradient, make_features, make_rois
 from torch.export import Dim
 from torch.utils.data import DataLoader, Dataset
 
-from mrcnn_plugin.layers.multiscale_roi_align import multiscale_roi_align
+from mrcnn_plugin.layers.multiscale_roi_align import MultiScaleRoIAlign, multiscale_roi_align
 from mrcnn_plugin.layers.roi_align import RoIAlign, roi_align
 
 FEATURES, ROIS = make_features(40, dtype=torch.float32), make_rois(torch.float32)
@@ -68,8 +69,11 @@ def test_script_saves_and_loads(mode, tmp_path):
     scripted = torch.jit.load(file)
     assert_same(scripted, module, FEATURES, ROIS)
     assert_same(scripted, module, OTHER_FEATURES, ROIS[:5])
-    with pytest.raises(Exception, match=r"takes rois as one \(R, 5\) tensor"):
-        scripted(FEATURES, [ROIS[:3, 1:], ROIS[:5, 1:]])
+    for boxes in ([ROIS[:3, 1:], ROIS[:5, 1:]], [ROIS[:0, 1:], ROIS[:5, 1:]]):
+        assert_same(scripted, module, FEATURES, boxes)
+    for rois in (ROIS[:, :4], ROIS.long(), ROIS + 7, [ROIS[:3, 2:], ROIS[:5, 2:]]):
+        with pytest.raises(RuntimeError):  # of the op, without the checks of `roi_align`
+            scripted(FEATURES, rois)
 
     inputs, output = str(tmp_path / "inputs.pt"), str(tmp_path / "output.pt")
     torch.save((FEATURES, ROIS), inputs)
@@ -79,6 +83,24 @@ def test_script_saves_and_loads(mode, tmp_path):
     )
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, timeout=120)
     assert torch.equal(torch.load(output), module(FEATURES, ROIS))
+
+
+def test_symbolic_trace():
+    """As torchvision's RoIAlign, ours is one node; so is a call of the function."""
+    module = make_module("max")
+    pyramid = MultiScaleRoIAlign(3, [1 / 4, 1 / 8])
+    maps = [FEATURES, OTHER_FEATURES]
+    for call, inputs in (
+        (module, (FEATURES, ROIS)),
+        (module, (FEATURES, [ROIS[:3, 1:], ROIS[:5, 1:]])),
+        (lambda f, rois: roi_align(f, rois, 7), (FEATURES, ROIS)),
+        (pyramid, (maps, ROIS)),
+    ):
+        traced = torch.fx.symbolic_trace(call)
+        assert len(traced.graph.nodes) == 4  # two inputs, the call, the output
+        loaded = pickle.loads(pickle.dumps(traced))
+        for program in (traced, loaded):
+            assert torch.equal(program(*inputs), call(*inputs))
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -177,6 +177,7 @@ POOLERS = {
     "detectron2.ROIAlign": (ROIAlign((3, 4), 0.25, 0), (MAP, ROIS)),
     "detectron2.ROIAlign, aligned=False": (ROIAlign(3, 0.25, 2, aligned=False), (MAP, ROIS)),
     "torchvision.RoIAlign": (torchvision.ops.RoIAlign(3, 0.25, -1), (MAP, ROIS)),
+    "torchvision.RoIAlign, list": (torchvision.ops.RoIAlign(3, 0.25, -1), (MAP, [BOXES])),
     "torchvision.MultiScaleRoIAlign": (
         torchvision.ops.MultiScaleRoIAlign(["a", "b"], 3, 2),
         (dict(zip("ab", PYRAMID)), [BOXES], [(256, 256)]),
@@ -213,6 +214,16 @@ def test_a_pooler_that_traces_still_does():
     for some in (boxes, boxes[1:]):
         expected = pooler(maps, [some], sizes)
         torch.testing.assert_close(traced(*maps.values(), some), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", [name for name in POOLERS if "ROIPooler" not in name])
+def test_a_pooler_traces_symbolically(name):
+    """As torchvision's RoIAlign; detectron2's ROIAlign and torchvision's pyramid cannot."""
+    pooler, inputs = POOLERS[name]
+    model = nn.ModuleList([copy.deepcopy(pooler)])
+    use_roi_align(model)
+    traced = torch.fx.symbolic_trace(model[0])
+    torch.testing.assert_close(traced(*inputs), pooler(*inputs), rtol=1e-4, atol=1e-5)
 
 
 def test_adaptive_sampling_as_a_float():
