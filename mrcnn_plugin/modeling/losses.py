@@ -107,5 +107,5 @@ def true_class_masks(masks: Tensor, classes: Tensor) -> Tensor:
     if masks.shape[1] == 1:
         return masks[:, 0]
     # gather, unlike an index of length R, traces to a graph that accepts any number of RoIs.
-    index = classes[:, None, None, None].expand(-1, 1, *masks.shape[2:])
+    index = classes[:, None, None, None].expand(-1, 1, masks.shape[2], masks.shape[3])
     return masks.gather(1, index)[:, 0]

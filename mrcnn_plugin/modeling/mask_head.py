@@ -92,13 +92,16 @@ class MRCNNMaskFCNHead(MaskRCNNConvUpsampleHead):
         The last 1x1 conv computes one of its K outputs per RoI. A subclass with other layers has to
         override this method together with `layers`.
         """
-        for layer in [*self][:-1]:
-            x = layer(x)
+        for name, layer in self.named_children():  # TorchScript can slice no Sequential
+            if name != "predictor":
+                x = layer(x)
         if self.predictor.out_channels == 1:  # class-agnostic
             return self.predictor(x)[:, 0]
         # index_select, unlike an index of length R, traces to any number of RoIs.
         weight = self.predictor.weight.flatten(1).index_select(0, classes)[:, :, None]
-        bias = self.predictor.bias.index_select(0, classes)[:, None, None]
+        bias = self.predictor.bias
+        assert bias is not None  # for TorchScript, in which it is optional
+        bias = bias.index_select(0, classes)[:, None, None]
         pixels = x.permute(0, 2, 3, 1).flatten(1, 2)  # no copy if x is channels-last
         logits = torch.baddbmm(bias, pixels, weight)
         return logits.view(x.shape[0], x.shape[2], x.shape[3])
@@ -158,6 +161,6 @@ def _odds_on(probs: Tensor, classes: Tensor) -> Tensor:
         (R, m, m). An FCN labels a pixel by the maximum; masks are cut at 0.5.
     """
     own = true_class_masks(probs, classes)
-    index = classes[:, None, None, None].expand(-1, 1, *probs.shape[2:])
-    rival = probs.scatter(1, index, 0).amax(dim=1)
+    index = classes[:, None, None, None].expand(-1, 1, probs.shape[2], probs.shape[3])
+    rival = probs.scatter(1, index, 0).amax(dim=[1])
     return own / (own + rival)

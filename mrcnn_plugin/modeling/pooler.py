@@ -1,6 +1,7 @@
 """RoIAlign as detectron2's ROI heads call it, on one feature map or on the levels of a pyramid."""
 
 from collections.abc import Sequence
+from typing import Final
 
 from detectron2.modeling.poolers import convert_boxes_to_pooler_format
 from detectron2.structures import Boxes
@@ -16,6 +17,8 @@ ALIGNED = {"ROIAlignV2": True, "ROIAlign": False}
 
 class RoIAlignPooler(nn.Module):
     """RoIAlign with the interface of detectron2's `ROIPooler`, whose rule assigns the levels."""
+
+    one_map: Final[bool]
 
     def __init__(
         self,
@@ -34,10 +37,10 @@ class RoIAlignPooler(nn.Module):
             sampling_ratio, aligned, mode, bin_stride: as in `mrcnn_plugin.roi_align`.
         """
         super().__init__()
-        one_map = len(spatial_scales) == 1
-        self.roi_align = (RoIAlign if one_map else MultiScaleRoIAlign)(
+        self.one_map = len(spatial_scales) == 1
+        self.roi_align = (RoIAlign if self.one_map else MultiScaleRoIAlign)(
             output_size,
-            spatial_scales[0] if one_map else spatial_scales,
+            spatial_scales[0] if self.one_map else spatial_scales,
             sampling_ratio,
             aligned=aligned,
             mode=mode,
@@ -55,8 +58,11 @@ class RoIAlignPooler(nn.Module):
             gradient flows to the boxes (Mask R-CNN, Sec. 3).
         """
         rois = convert_boxes_to_pooler_format(boxes).detach()
-        one_map = isinstance(self.roi_align, RoIAlign)
-        return self.roi_align(features[0] if one_map else features, rois)
+        if self.one_map:  # a constant, so TorchScript compiles one of the two calls
+            pooled = self.roi_align(features[0], rois)
+        else:
+            pooled = self.roi_align(features, rois)
+        return pooled
 
 
 def check_pooler_type(pooler_type: str) -> None:

@@ -3,6 +3,8 @@
 The heads on a feature pyramid (Fig. 4, right) are detectron2's, with this plugin's RoIAlign.
 """
 
+from typing import Final
+
 import torch
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import ROI_HEADS_REGISTRY
@@ -208,6 +210,10 @@ class _RoIAlignOnPyramid(_ClassCheck, _BoundedSampling):
 @ROI_HEADS_REGISTRY.register()
 class MRCNNStandardROIHeads(_RoIAlignOnPyramid, StandardROIHeads):
     """detectron2's `StandardROIHeads` (box, mask, keypoint on FPN) with this plugin's RoIAlign."""
+
+    # TorchScript needs them as constants, which detectron2 declares for its own class only.
+    mask_on: Final[bool]
+    keypoint_on: Final[bool]
 
 
 @ROI_HEADS_REGISTRY.register()

@@ -46,11 +46,13 @@ class MRCNNRPNHead(StandardRPNHead):
 
     def forward(self, features: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         """Per level: (N, C, H, W) -> (N, k, H, W) object log-odds and (N, 4k, H, W) deltas."""
-        scores, deltas = super().forward(features)
-        log_odds = []
-        for level_scores in scores:
-            background_score, object_score = level_scores.chunk(2, dim=1)
+        log_odds: list[Tensor] = []
+        deltas: list[Tensor] = []
+        for feature in features:  # not super().forward, which TorchScript cannot compile
+            hidden = self.conv(feature)
+            background_score, object_score = self.objectness_logits(hidden).chunk(2, dim=1)
             log_odds.append(object_score - background_score)
+            deltas.append(self.anchor_deltas(hidden))
         return log_odds, deltas
 
 
