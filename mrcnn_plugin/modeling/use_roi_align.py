@@ -8,10 +8,13 @@ import detectron2.layers
 import torch
 import torch.fx
 import torchvision.ops
+from detectron2.modeling.poolers import ROIPooler, convert_boxes_to_pooler_format
+from detectron2.structures import Boxes
 from torch import Tensor, nn
 
 from ..layers import roi_align
 from ..layers._arguments import with_batch_index
+from ..layers.multiscale_roi_align import MultiScaleRoIAlign
 from ..layers.roi_align import RoIAlign
 
 logger = logging.getLogger(__name__)
@@ -49,8 +52,8 @@ class RoIAlignReplacement:
 def use_roi_align(model: nn.Module) -> RoIAlignReplacement:
     """Replace every RoIAlign in `model` by this plugin's, in place.
 
-    This replaces `detectron2.layers.ROIAlign`, and with it each level of a `ROIPooler`,
-    `torchvision.ops.RoIAlign` and `torchvision.ops.MultiScaleRoIAlign`. They have no parameters, so
+    This replaces `detectron2.layers.ROIAlign`, a `ROIPooler` of several levels of it (one call for
+    all levels), `torchvision.ops.RoIAlign` and `MultiScaleRoIAlign`. They have no parameters, so
     the state dict does not change. Outputs and gradients are equal up to rounding, except that
     boxes are not rounded to half precision under AMP. A model that scripts or traces still does.
 
@@ -95,6 +98,8 @@ def _ours(module: nn.Module) -> nn.Module | None:
             _our_sampling_ratio(module.sampling_ratio),
             aligned=module.aligned,
         ).train(module.training)
+    if type(module) is ROIPooler and _is_pyramid(module):
+        return _DropInROIPooler(module).train(module.training)
     if type(module) is torchvision.ops.MultiScaleRoIAlign:
         return _DropInMultiScaleRoIAlign(
             module.featmap_names,
@@ -104,6 +109,14 @@ def _ours(module: nn.Module) -> nn.Module | None:
             canonical_level=module.canonical_level,
         ).train(module.training)
     return None
+
+
+def _is_pyramid(pooler: ROIPooler) -> bool:
+    """Whether it pools by RoIAlign from several maps whose scales are exact powers of two."""
+    levels = pooler.level_poolers
+    if len(levels) < 2 or any(type(p) is not detectron2.layers.ROIAlign for p in levels):
+        return False
+    return all(p.spatial_scale == 2.0 ** -(pooler.min_level + i) for i, p in enumerate(levels))
 
 
 def _our_sampling_ratio(sampling_ratio: float) -> int:
@@ -127,6 +140,42 @@ class _DropInRoIAlign(RoIAlign):
             self.mode,
             self.bin_stride,
         )
+
+
+class _DropInROIPooler(nn.Module):
+    """detectron2's `ROIPooler` in one call of our op, without a device synchronization per level.
+
+    TorchScript and traces get `per_level`, their own pooler, with our RoIAlign in each level.
+    """
+
+    def __init__(self, pooler: ROIPooler):
+        super().__init__()
+        first = pooler.level_poolers[0]
+        self.per_level = pooler
+        self.output_size = pooler.output_size
+        self.min_level, self.max_level = pooler.min_level, pooler.max_level
+        self.canonical_box_size = pooler.canonical_box_size
+        self.canonical_level = pooler.canonical_level
+        self.pyramid = MultiScaleRoIAlign(
+            pooler.output_size,
+            [level.spatial_scale for level in pooler.level_poolers],
+            _our_sampling_ratio(first.sampling_ratio),
+            aligned=first.aligned,
+            canonical_box_size=pooler.canonical_box_size,
+            canonical_level=pooler.canonical_level,
+        )
+
+    def forward(self, x: list[Tensor], box_lists: list[Boxes]) -> Tensor:
+        if torch.jit.is_scripting() or torch.jit.is_tracing() or len(box_lists) == 0:
+            output = self.per_level(x, box_lists)
+        else:
+            output = self._pool(x, box_lists)
+        return output
+
+    @torch.jit.unused
+    def _pool(self, x: list[Tensor], box_lists: list[Boxes]) -> Tensor:
+        features = [feature.to(x[0].dtype) for feature in x]  # autocast may mix them
+        return self.pyramid(features, _plain(convert_boxes_to_pooler_format(box_lists)))
 
 
 class _DropInMultiScaleRoIAlign(torchvision.ops.MultiScaleRoIAlign):

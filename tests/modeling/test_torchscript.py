@@ -169,7 +169,7 @@ def test_a_whole_model_scripts(opts):
     names = ("objectness_logits", "scores", "pred_classes", "pred_masks")
     with torch.no_grad():
         before = [detect(model, image).get_fields() for image in images]
-        assert opts or len(use_roi_align(model).replaced) == 8
+        assert opts or len(use_roi_align(model).replaced) == 10
         scripted = scripting_with_instances(model, {**boxes, **dict.fromkeys(names, torch.Tensor)})
         for image, expected in zip(images, before):
             found = detect(scripted, image)

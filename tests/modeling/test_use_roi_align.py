@@ -22,12 +22,12 @@ FEWER = (
     *("MODEL.RPN.POST_NMS_TOPK_TRAIN", 60, "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", 16),
     *("MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.0, "MODEL.RESNETS.DEPTH", 50),
 )
-# name -> how many RoIAligns it has: four levels for boxes, for masks or keypoints, ...
+# name -> how many RoIAligns it has: a pooler of four levels for boxes, for masks or keypoints, ...
 ZOO = {
-    "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.yaml": 8,
-    "Misc/cascade_mask_rcnn_R_50_FPN_1x.yaml": 8,
-    "COCO-Keypoints/keypoint_rcnn_R_50_FPN_1x.yaml": 8,
-    "COCO-PanopticSegmentation/panoptic_fpn_R_50_1x.yaml": 8,
+    "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.yaml": 10,
+    "Misc/cascade_mask_rcnn_R_50_FPN_1x.yaml": 10,
+    "COCO-Keypoints/keypoint_rcnn_R_50_FPN_1x.yaml": 10,
+    "COCO-PanopticSegmentation/panoptic_fpn_R_50_1x.yaml": 10,
     "COCO-InstanceSegmentation/mask_rcnn_R_50_C4_1x.yaml": 1,
     "COCO-Detection/retinanet_R_50_FPN_1x.yaml": 0,
 }
@@ -80,8 +80,16 @@ def pooled_and_gradient(model):
 def test_panoptic_fpn_and_gradients_to_every_level():
     model = zoo_model("COCO-PanopticSegmentation/panoptic_fpn_R_50_1x.yaml")
     before = pooled_and_gradient(model)
-    assert len(use_roi_align(model).replaced) == 8
-    for theirs, ours in zip(before, pooled_and_gradient(model)):
+    done = use_roi_align(model)
+    assert len(done.replaced) == 10
+    with CountingOps() as ops:
+        after = pooled_and_gradient(model)
+    assert ops.names.count("mrcnn_plugin::roi_align_levels") == 1
+    assert "aten::nonzero" not in ops.names and "mrcnn_plugin::roi_align" not in ops.names
+    done.undo()
+    assert type(model.roi_heads.box_pooler) is ROIPooler
+    assert all(type(p) is ROIAlign for p in model.roi_heads.box_pooler.level_poolers)
+    for theirs, ours in zip(before, after):
         assert theirs.any()
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
 
