@@ -216,7 +216,7 @@ def test_a_trace_after_use_roi_align_on_photographs(photographs):
         model.roi_heads.box_predictor.cls_score.weight.normal_(std=0.2)
         model.roi_heads.mask_head.predictor.weight.normal_(std=0.2)
     done = use_roi_align(model)
-    assert len(done.replaced) == 8
+    assert len(done.replaced) == 10
     images = resized_photographs(photographs, cfg.INPUT.FORMAT)
     assert_trace_detects_the_same(model, images)
 
