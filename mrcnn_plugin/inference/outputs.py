@@ -191,7 +191,8 @@ def draw_overlay(image: np.ndarray, instances: Instances, class_names: Sequence[
 
     scale = min(1.0, _LARGEST_OVERLAY / max(image.shape[:2]))
     if scale < 1:
-        image = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+        size = [max(1, round(side * scale)) for side in image.shape[1::-1]]
+        image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
     masks = ()
     if instances.has("pred_masks"):
         masks = [[np.array(p) * scale for p in parts] for parts in to_polygons(instances)]

@@ -147,7 +147,9 @@ class Predictor:
         height, width = image.shape[:2]
         if self.cfg.INPUT.FORMAT == "RGB":
             image = image[:, :, ::-1]
-        image = self._resize.get_transform(image).apply_image(image)
+        resize = self._resize.get_transform(image)
+        resize.new_h, resize.new_w = max(1, resize.new_h), max(1, resize.new_w)  # 0 for a thin line
+        image = resize.apply_image(image)
         tensor = torch.as_tensor(np.ascontiguousarray(image.transpose(2, 0, 1)).astype("float32"))
         return {"image": tensor, "height": height, "width": width}
 

@@ -9,6 +9,7 @@ from PIL import Image
 
 from mrcnn_plugin import Predictor
 from mrcnn_plugin.errors import ConfigError
+from mrcnn_plugin.inference.outputs import draw_overlay
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (90, 130, 3), dtype=np.uint8)
 
@@ -84,6 +85,15 @@ def test_a_list_of_mixed_sizes_gives_what_each_image_gives(model_file):
         assert len(found) == len(alone)
         assert torch.allclose(found.pred_boxes.tensor, alone.pred_boxes.tensor, atol=1e-3)
     assert predictor([]) == []
+
+
+@pytest.mark.parametrize("size", [(1, 5000), (5000, 1), (1, 1)])
+def test_lines_one_pixel_wide(size, model_file):
+    """Resized as detectron2 does it, their shorter side has 0 pixels."""
+    image = np.random.randint(0, 256, (*size, 3), np.uint8)
+    instances = Predictor(model_file, device="cpu", threshold=0)(image)
+    assert instances.image_size == size and len(instances) > 0
+    assert max(draw_overlay(image, instances, ("apple", "cup", "pen")).shape) <= 2400
 
 
 def test_thresholds_of_the_file_of_the_call_and_per_class(tmp_path):
