@@ -15,8 +15,10 @@ and 130 after Ctrl-C.
 
 import argparse
 import contextlib
+import os
 import shlex
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -29,7 +31,7 @@ from tqdm import tqdm
 from ..data.text import abbreviate
 from ..errors import RunError
 from ..inference.inputs import Frame, Inputs, is_video
-from ..inference.outputs import KINDS, Outputs, without_empty
+from ..inference.outputs import KINDS, PER_IMAGE, Outputs, without_empty
 from ..inference.predictor import Predictor
 from ..inference.shards import Shard, check_finished, to_line, write_shard
 
@@ -76,12 +78,14 @@ def _positive(text: str) -> int:
 def main(argv: Sequence[str] | None = None) -> int:
     """Predict; returns the exit status."""
     args = argument_parser().parse_args(argv)
+    args.words = sys.argv[1:] if argv is None else argv
     kinds = _kinds(args)
     shard = Shard.parse(args.shard) if args.shard else None
     if args.tile:
         Image.MAX_IMAGE_PIXELS = None  # whoever asks for tiles has large images
     try:
-        inputs = Inputs(args.inputs, skipped_folder=args.out)
+        inputs = Inputs(args.inputs, skipped_folders=[Path(args.out, kind) for kind in PER_IMAGE])
+        _check_folder(args.out, kinds)
         run = _Run(args, inputs)
         return run.predict_shard(shard) if shard else run.predict(kinds)
     except KeyboardInterrupt:
@@ -116,6 +120,23 @@ def _kinds(args: argparse.Namespace) -> list[str]:
     if args.scale is not None and args.scale <= 0:
         raise RunError(f"--scale is {args.scale}; expected millimetres per pixel above 0")
     return kinds
+
+
+def _check_folder(out: str, kinds: Sequence[str]) -> None:
+    """Create --out. Fails before the model is loaded if results cannot or must not go there."""
+    try:
+        os.makedirs(out, exist_ok=True)
+        tempfile.TemporaryFile(dir=out).close()
+    except OSError as error:
+        raise RunError(
+            f"--out '{out}' cannot be written to ({error.strerror}). Pass a directory in which "
+            "files can be created."
+        ) from error
+    if "labelme" in kinds and any(Path(out, "labelme").rglob("*.json")):
+        raise RunError(
+            f"{Path(out, 'labelme')} has labelme files, and corrections in them would be lost. "
+            "Pass another --out, or delete that directory."
+        )
 
 
 class _Run:
@@ -216,5 +237,6 @@ class _Run:
             )
         if "coco" in written:
             return shlex.join(["mrcnn", "dataset", "check", f"{written['coco']}:{root}"])
-        words = [*self.args.inputs, "--out", self.args.out, "--labelme", "--no-overlays"]
-        return shlex.join(["mrcnn", "predict", self.args.model, *words]) + "   (to correct them)"
+        words = [word for word in self.args.words if word != "--no-overlays"]
+        words = ["mrcnn", "predict", *words, "--labelme", "--no-overlays"]
+        return shlex.join(words) + "   (to correct them)"

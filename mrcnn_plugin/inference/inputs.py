@@ -1,5 +1,6 @@
 """Finds the images that `mrcnn predict` is given, and reads them ahead of the model."""
 
+import functools
 import glob
 import os
 from collections import Counter, deque
@@ -48,17 +49,17 @@ class Inputs:
         names: of all of them, relative to `root`, sorted.
     """
 
-    def __init__(self, arguments: Sequence[str], *, skipped_folder: str | Path):
+    def __init__(self, arguments: Sequence[str], *, skipped_folders: Iterable[str | Path]):
         """
         Args:
             arguments: images, videos, directories that are searched for them, glob patterns, or
                 `.txt` files with a path of an image or video per line, relative to the text file.
-            skipped_folder: is not searched, because it has the results.
+            skipped_folders: are not searched, because they have the results.
 
         Raises:
             RunError: an argument names nothing, or there is no image or video.
         """
-        skipped = os.path.abspath(skipped_folder)
+        skipped = {os.path.realpath(folder) for folder in skipped_folders}
         paths = {os.path.abspath(path) for a in arguments for path in _expand(a, skipped)}
         if not paths:
             raise RunError(
@@ -160,7 +161,7 @@ def _without_suffix(name: str) -> str:
     return os.path.splitext(name)[0]
 
 
-def _expand(argument: str, skipped: str) -> Iterator[str]:
+def _expand(argument: str, skipped: set[str]) -> Iterator[str]:
     """The files that an argument names.
 
     Raises:
@@ -175,7 +176,9 @@ def _expand(argument: str, skipped: str) -> Iterator[str]:
             yield argument
     elif matches := sorted(glob.glob(argument, recursive=True)):
         for match in matches:
-            yield from _walk(match, skipped) if os.path.isdir(match) else [match]
+            folder = match if os.path.isdir(match) else os.path.dirname(match)
+            if not _is_below(folder, tuple(skipped)):
+                yield from _walk(match, skipped) if folder == match else [match]
     else:
         raise RunError(
             f"'{argument}' does not exist and no file matches it; expected an image, a video, a "
@@ -183,13 +186,19 @@ def _expand(argument: str, skipped: str) -> Iterator[str]:
         )
 
 
-def _walk(folder: str, skipped: str) -> Iterator[str]:
+@functools.cache
+def _is_below(folder: str, parents: tuple[str, ...]) -> bool:
+    """Whether a directory is one of `parents`, which have no symbolic links, or below one."""
+    return f"{os.path.realpath(folder)}/".startswith(tuple(f"{parent}/" for parent in parents))
+
+
+def _walk(folder: str, skipped: set[str]) -> Iterator[str]:
     """The images and videos in a directory and its subdirectories, except hidden ones."""
     for parent, folders, files in os.walk(folder):
         folders[:] = [
             name
             for name in folders
-            if not name.startswith(".") and os.path.abspath(os.path.join(parent, name)) != skipped
+            if name[0] != "." and os.path.realpath(os.path.join(parent, name)) not in skipped
         ]
         for name in files:
             if name.lower().endswith(IMAGE_SUFFIXES + VIDEO_SUFFIXES) and name[0] != ".":

@@ -25,7 +25,8 @@ from ..data.convert.writer import IMAGE_SUFFIXES
 from .formats import to_coco, to_labelme, to_numbers, to_polygons
 from .inputs import Frame
 
-KINDS = ("overlays", "coco", "labelme", "csv", "masks")
+PER_IMAGE = ("overlays", "labelme", "masks")  # kinds that have a directory below --out
+KINDS = (*PER_IMAGE, "coco", "csv")
 
 _LARGEST_OVERLAY = 2400  # pixels of the longer side: drawing takes memory and seconds beyond it
 
@@ -59,7 +60,7 @@ class Outputs:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.num_images, self.num_instances = 0, Counter()
         self._names, self._scale, self._tolerance = list(class_names), scale, tolerance
-        self._per_image = [k for k in ("overlays", "labelme", "masks") if k in kinds]
+        self._per_image = [kind for kind in PER_IMAGE if kind in kinds]
         self._next_annotation = 1
         self._rows: dict[str, io.TextIOBase] = {}
         if "coco" in kinds:

@@ -177,6 +177,30 @@ def test_equal_names_do_not_overwrite_each_other(model_file, photos, tmp_path):
     assert sum(f.startswith("masks/") for f in found) == 4
 
 
+@pytest.mark.parametrize("inputs, out", [("photos", "photos"), ("ph*/**/*.[pJ]*", "link/out")])
+def test_results_are_never_inputs(inputs, out, model_file, photos, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("link").symlink_to(photos)
+    for _ in range(2):
+        assert run(model_file, inputs, "--out", out, "--csv", "--masks") == 0
+    images = [row["image"] for row in rows_of(Path(out, "counts.csv"))]
+    assert images == NAMES
+
+
+def test_the_next_command_finds_the_same(model_file, photos, tmp_path, capsys):
+    options = ["--tile", 64, "--no-overlays", "--csv"]
+    assert run(model_file, photos, "--out", tmp_path / "out", *options) == 0
+    (printed,) = [line for line in capsys.readouterr().out.splitlines() if "next:" in line]
+    assert "--tile 64 --csv" in printed and "--threshold 0.1 --labelme --no-overlays" in printed
+
+
+def test_corrected_labelme_files_are_not_overwritten(model_file, photos, tmp_path):
+    arguments = photos / "b", "--out", tmp_path / "out", "--labelme", "--no-overlays"
+    assert run(model_file, *arguments) == 0
+    with pytest.raises(RunError, match="out/labelme has labelme files, and corrections in them"):
+        run(model_file, *arguments)
+
+
 @pytest.fixture
 def film(tmp_path):
     path = tmp_path / "film.avi"
@@ -236,6 +260,10 @@ def test_unreadable_files_are_named_counted_and_skipped(model_file, photos, film
         (["a.png", "--shard", "1/2", "--csv"], "--shard writes one file of its own kind"),
         (["a.png", "--csv", "--scale", "-1"], r"--scale is -1\.0; expected millimetres"),
         (["a.png", "--tile", "10", "--overlap", "10"], "tiles of 10 pixels overlap by 10"),
+        (
+            ["a.png", "--out", "a.png/b"],
+            r"--out 'a\.png/b' cannot be written to \(Not",
+        ),
     ],
 )
 def test_mistakes_are_one_sentence(arguments, message, model_file, tmp_path, monkeypatch):
@@ -243,7 +271,7 @@ def test_mistakes_are_one_sentence(arguments, message, model_file, tmp_path, mon
     if "." not in arguments:
         Image.new("RGB", (20, 20)).save("a.png")
     with pytest.raises(RunError, match=message) as error:
-        run(model_file, *arguments, "--out", "out")
+        run(model_file, "--out", "out", *arguments)
     assert "\n" not in str(error.value)
 
 
