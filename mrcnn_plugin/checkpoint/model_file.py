@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from detectron2.config import CfgNode, get_cfg
 from detectron2.data import MetadataCatalog
 from torch import Tensor
@@ -18,7 +19,7 @@ from torch import Tensor
 from ..config import add_mrcnn_config
 from ..config_text import parse_config
 from ..errors import ConfigError, RunError
-from .files import save_whole, write_atomically
+from .files import damage, save_whole, write_atomically
 from .weight_files import import_safetensors, load_safetensors, load_torch_file
 
 SUFFIXES = (".pth", ".safetensors")
@@ -136,13 +137,42 @@ def read_model_file(path: str | Path, *, mmap: bool = False) -> ModelFile:
             f"'{path}' has no {', '.join(missing)}; expected a model_final.pth or model_best.pth "
             "that mrcnn_plugin has written. Convert other weights with `mrcnn weights`."
         )
+    if path.suffix != ".safetensors" and (problem := damage(path)):  # torch ignores checksums
+        raise ConfigError(f"the model file '{path}' is damaged: {problem}. Copy it again.")
+    _check_values(path, content)
     return ModelFile(
         weights=content["model"],
         config=str(content["config"]),
-        class_names=[str(name) for name in content["class_names"]],
+        class_names=list(content["class_names"]),
         score_thresholds=content.get("score_thresholds"),
         version=str(content.get("version", "unknown")),
     )
+
+
+def _check_values(path: Path, content: dict) -> None:
+    """Check the types of a model file's entries.
+
+    Raises:
+        ConfigError: one has another type or length than `description` writes.
+    """
+    names, thresholds = content["class_names"], content.get("score_thresholds")
+    weights = content["model"]
+    is_valid = {
+        "model": isinstance(weights, dict) and all(map(torch.is_tensor, weights.values())),
+        "class_names": isinstance(names, (list, tuple)) and all(isinstance(n, str) for n in names),
+    }
+    is_valid["score_thresholds"] = thresholds is None or (
+        isinstance(thresholds, (list, tuple))
+        and is_valid["class_names"]
+        and len(thresholds) == len(names)
+        and all(value is None or isinstance(value, (int, float)) for value in thresholds)
+    )
+    for key, valid in is_valid.items():
+        if not valid:
+            raise ConfigError(
+                f"'{path}' is not a model file: '{key}' has another type or length than "
+                "mrcnn_plugin writes. Convert other weights with `mrcnn weights`."
+            )
 
 
 def write_model_file(path: str | Path, weights: dict[str, Tensor], about: dict) -> None:

@@ -92,6 +92,8 @@ def show(argv: Sequence[str]) -> None:
     try:
         content = read_model_file(args.file)
     except ConfigError:
+        if "config" in load_weight_file(args.file, mmap=True):
+            raise
         weights = read_input(args.file)
         if args.config:
             raise RunError(f"{args.file} has weights only, no config") from None

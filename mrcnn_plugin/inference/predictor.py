@@ -73,6 +73,11 @@ class Predictor:
         cfg = content.cfg()
         cfg.MODEL.DEVICE = device or ("cuda" if torch.cuda.is_available() else "cpu")
         self.class_names = content.class_names
+        if len(self.class_names) != cfg.MODEL.ROI_HEADS.NUM_CLASSES:
+            raise ConfigError(
+                f"the model file has {len(self.class_names)} class names; expected "
+                f"{cfg.MODEL.ROI_HEADS.NUM_CLASSES}, the NUM_CLASSES of its config"
+            )
         self.thresholds = _thresholds(threshold, content)
         cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = float(self.thresholds.min())
         cfg.SOLVER.AMP.ENABLED = cfg.SOLVER.AMP.ENABLED if amp is None else amp
@@ -193,14 +198,21 @@ def _check_tiles(cfg: CfgNode, tile: int, overlap: int) -> None:
 
 
 def _build(cfg: CfgNode, weights: dict[str, Tensor]) -> nn.Module:
-    model = build_model(cfg).eval()
+    try:
+        model = build_model(cfg).eval()
+    except KeyError as error:  # of a registry
+        raise ConfigError(f"the model of the file cannot be built: {error.args[0]}") from error
     expected = {name for name in model.state_dict() if not name.startswith("pixel_")}
     if missing := expected - weights.keys():
         raise ConfigError(
             f"the model file lacks {len(missing)} of {len(expected)} tensors of its model, such as "
             f"{min(missing)}"
         )
-    model.load_state_dict(weights, strict=False)
+    try:
+        model.load_state_dict(weights, strict=False)
+    except RuntimeError as error:
+        fault = str(error).splitlines()[1].strip()
+        raise ConfigError(f"the tensors of the model file are of another model: {fault}") from error
     return model
 
 

@@ -14,6 +14,7 @@ from mrcnn_plugin.checkpoint.model_file import (
     read_model_file,
     write_model_file,
 )
+from mrcnn_plugin.cli import weights
 from mrcnn_plugin.errors import ConfigError
 
 
@@ -90,6 +91,34 @@ def test_a_file_that_cannot_be_read(content, message, path):
         path.write_bytes(content)
     with pytest.raises(ConfigError, match=message):
         read_model_file(path)
+
+
+@pytest.mark.parametrize(
+    "key, value",
+    [
+        ("model", {"a": 1}),
+        ("class_names", 5),
+        ("class_names", [1]),
+        ("score_thresholds", [0.1]),
+        ("score_thresholds", ["a", "b"]),
+    ],
+)
+def test_values_of_other_types_are_named(key, value, tmp_path):
+    content = {"model": {}, "config": "", "class_names": ["a", "b"], "score_thresholds": None}
+    torch.save(content | {key: value}, tmp_path / "m.pth")
+    with pytest.raises(ConfigError, match=f"'{key}' has another type or length"):
+        read_model_file(tmp_path / "m.pth")
+
+
+def test_a_changed_byte_in_the_weights_is_found(tmp_path):
+    about = {"config": "", "class_names": [], "version": "1"}
+    write_model_file(tmp_path / "m.pth", {"weight": torch.full((4096,), 7.0)}, about)
+    content = bytearray((tmp_path / "m.pth").read_bytes())
+    content[len(content) // 2] ^= 1
+    (tmp_path / "m.pth").write_bytes(content)
+    for use in (read_model_file, lambda path: weights.main(["show", str(path)])):
+        with pytest.raises(ConfigError, match=r"is damaged: the checksum of its record"):
+            use(tmp_path / "m.pth")
 
 
 def test_weights_alone_are_not_a_model_file(tmp_path):

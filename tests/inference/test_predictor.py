@@ -8,6 +8,7 @@ from detectron2.engine import DefaultPredictor
 from PIL import Image
 
 from mrcnn_plugin import Predictor
+from mrcnn_plugin.checkpoint.model_file import read_model_file
 from mrcnn_plugin.errors import ConfigError
 from mrcnn_plugin.inference.outputs import draw_overlay
 
@@ -169,6 +170,22 @@ def test_tiles_that_do_not_fit_are_an_error(model_file, tmp_path):
     path = write(tmp_path / "boxes.pth", "MODEL.MASK_ON", False)
     with pytest.raises(ConfigError, match=r"joined by masks, but MODEL\.MASK_ON"):
         Predictor(path, tile=100)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"class_names": ["a"]}, "has 1 class names; expected 3"),
+        ({"config": ("MRCNNRPNHead", "None")}, "cannot be built: No object named 'None'"),
+        ({"config": ("CONV_DIM: 16", "CONV_DIM: 24")}, "of another model: size"),
+    ],
+)
+def test_a_model_file_that_contradicts_itself(change, message, model_file):
+    content = read_model_file(model_file)
+    (key, value), *_ = change.items()
+    setattr(content, key, content.config.replace(*value) if key == "config" else value)
+    with pytest.raises(ConfigError, match=message):
+        Predictor(content, device="cpu")
 
 
 def test_output_formats_of_a_predictor(model_file):
