@@ -1,7 +1,7 @@
 """Predicts instances with a model file."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +16,12 @@ from PIL import Image, ImageOps
 from torch import Tensor, nn
 
 from ..checkpoint.model_file import ModelFile, read_model_file
+from ..data.image_file import ImageFault
 from ..errors import ConfigError
 from ..modeling.frozen_bn import fuse_frozen_bn
 from ..precision import autocast
 from .formats import to_coco, to_labelme, to_polygons
+from .inputs import read_image
 from .masks import encode_masks
 from .tiles import predict_tiles
 
@@ -71,7 +73,7 @@ class Predictor:
         """
         content = model_file if isinstance(model_file, ModelFile) else read_model_file(model_file)
         cfg = content.cfg()
-        cfg.MODEL.DEVICE = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        cfg.MODEL.DEVICE = _device(device)
         self.class_names = content.class_names
         if len(self.class_names) != cfg.MODEL.ROI_HEADS.NUM_CLASSES:
             raise ConfigError(
@@ -110,10 +112,11 @@ class Predictor:
             the original image, best score first; a list of them for a list of images.
 
         Raises:
-            ValueError: an array has another dtype or shape.
-            OSError: a file cannot be read as an image.
+            ValueError: an array has another dtype or shape, or a PIL image more than 8 bits.
+            TypeError: an image is of another type, such as the None of a failed `cv2.imread`.
+            OSError: a file cannot be read as an image, or has 16 bits of grey.
         """
-        if isinstance(images, (str, Path, np.ndarray, Image.Image)):
+        if isinstance(images, (str, np.ndarray)) or not isinstance(images, Iterable):
             return self([images], format=format)[0]
         arrays = [_read(image, format) for image in images]
         if self.tile is None:
@@ -179,10 +182,23 @@ class Predictor:
         return found
 
 
+def _device(device: str | None) -> str:
+    usable = ["cpu"]
+    if torch.cuda.is_available():
+        usable += ["cuda", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
+    device = str(device or usable[:2][-1])
+    if device not in usable:
+        raise ConfigError(f"the device is '{device}'; expected one of {', '.join(usable)}")
+    return device
+
+
 def _thresholds(threshold: float | Sequence[float] | None, content: ModelFile) -> Tensor:
     count = len(content.class_names)
     threshold = content.thresholds() if threshold is None else threshold
-    values = torch.as_tensor(threshold, dtype=torch.float32).expand(count).clone()
+    values = torch.as_tensor(threshold, dtype=torch.float32)
+    if values.ndim and values.shape != (count,):
+        raise ConfigError(f"there are {len(values)} thresholds; expected one, or {count} in a list")
+    values = values.expand(count).clone()
     if not ((values >= 0) & (values <= 1)).all():
         raise ConfigError(f"the threshold is {threshold}; expected values from 0 to 1")
     return values
@@ -219,14 +235,21 @@ def _build(cfg: CfgNode, weights: dict[str, Tensor]) -> nn.Module:
 def _read(image: ImageLike, format: str) -> np.ndarray:
     """A BGR uint8 array (height, width, 3)."""
     if isinstance(image, (str, Path)):
-        return detection_utils.read_image(str(image), format="BGR")
+        try:
+            return read_image(str(image))
+        except ImageFault as error:
+            raise OSError(f"'{image}' {error}") from error
     if isinstance(image, Image.Image):
+        if image.mode[0] in "IF":  # 16 or 32 bits, which Pillow clips at 255
+            raise ValueError(f"an image has the mode {image.mode}; expected 8 bits per channel")
         return detection_utils.convert_PIL_to_numpy(ImageOps.exif_transpose(image), "BGR")
+    if not isinstance(image, np.ndarray):
+        raise TypeError(f"an image is {type(image)}; expected a path, an array or a PIL image")
     if format not in ("BGR", "RGB"):
         raise ValueError(f"format is '{format}'; expected 'BGR' or 'RGB'")
     if image.ndim == 2:
         image = np.repeat(image[:, :, None], 3, axis=2)
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
         raise ValueError(
             f"an image is {image.dtype} of shape {image.shape}; expected uint8 (height, width, 3)"
         )

@@ -111,6 +111,8 @@ def test_thresholds_of_the_file_of_the_call_and_per_class(tmp_path):
     )
     with pytest.raises(ConfigError, match=r"threshold is 1\.5; expected values from 0 to 1"):
         Predictor(path, threshold=1.5)
+    with pytest.raises(ConfigError, match="there are 2 thresholds; expected one, or 3"):
+        Predictor(path, threshold=[0.1, 0.2])
 
 
 def test_a_class_without_a_measured_threshold_has_one_half(tmp_path):
@@ -128,11 +130,26 @@ def test_without_measured_thresholds_it_is_one_half(model_file):
     [
         (IMAGE.astype(np.float32), r"float32 of shape \(90, 130, 3\); expected uint8"),
         (np.zeros((4, 5, 4), np.uint8), r"shape \(4, 5, 4\)"),
+        (np.zeros((0, 5, 3), np.uint8), r"shape \(0, 5, 3\)"),
+        (Image.new("I;16", (5, 4), 40_000), "mode I;16; expected 8 bits per channel"),
+        (None, "an image is <class 'NoneType'>; expected a path, an array or a PIL image"),
     ],
 )
 def test_wrong_arrays_are_named(image, message, model_file):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((ValueError, TypeError), match=message):
         Predictor(model_file, device="cpu")(image)
+
+
+def test_a_file_of_16_bits_is_not_clipped_to_white(model_file, tmp_path):
+    Image.new("I;16", (50, 40), 40_000).save(tmp_path / "deep.png")
+    with pytest.raises(OSError, match=r"deep\.png' has 16 or 32 bits per pixel"):
+        Predictor(model_file, device="cpu")(tmp_path / "deep.png")
+
+
+def test_a_device_that_does_not_exist(model_file):
+    for device in ("cpux", "cuda:99", "mps"):
+        with pytest.raises(ConfigError, match=f"the device is '{device}'; expected one of cpu"):
+            Predictor(model_file, device=device)
 
 
 def test_a_predictor_can_be_pickled(model_file):
