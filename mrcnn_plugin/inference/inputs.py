@@ -114,7 +114,7 @@ class Inputs:
             return Frame(name, stem, path, None, str(error))
 
     def _read_video(self, name: str) -> Iterator[Frame]:
-        video = cv2.VideoCapture(self._path(name))
+        video = _open_video(self._path(name))
         declared, number = int(video.get(cv2.CAP_PROP_FRAME_COUNT)), 0
         try:
             while True:
@@ -150,8 +150,12 @@ def is_video(name: str) -> bool:
     return name.lower().endswith(VIDEO_SUFFIXES)
 
 
+def _open_video(path: str) -> cv2.VideoCapture:
+    return cv2.VideoCapture(os.fsencode(path))  # OpenCV crashes on a str that is not UTF-8
+
+
 def _num_frames(path: str) -> int:
-    video = cv2.VideoCapture(path)
+    video = _open_video(path)
     count = int(video.get(cv2.CAP_PROP_FRAME_COUNT))
     video.release()
     return max(1, count)

@@ -223,6 +223,18 @@ def test_frames_of_a_video(model_file, film, tmp_path, capsys):
     assert f"out/labelme {tmp_path}/out/labelme corrected.json" in capsys.readouterr().out
 
 
+def test_names_that_are_not_utf8(film, photos, tmp_path, monkeypatch, capsys):
+    """OpenCV crashes on them."""
+    folder = os.fsencode(tmp_path / "names")
+    os.mkdir(folder)
+    os.rename(film, folder + b"/film\xff.avi")
+    os.rename(photos / "b/00001.png", folder + b"/image\xff.png")
+    monkeypatch.setattr(predict, "Predictor", FakePredictor)
+    assert run("m.pth", tmp_path / "names", "--out", tmp_path / "out", "--coco", "--csv") == 0
+    found = COCO(str(tmp_path / "out/predictions.json")).dataset["images"]
+    assert len(found) == 6 and os.path.exists(folder + b"/" + os.fsencode(found[-1]["file_name"]))
+
+
 def test_unreadable_files_are_named_counted_and_skipped(model_file, photos, film, tmp_path, capsys):
     (photos / "a/00002.png").write_bytes((photos / "a/00002.png").read_bytes()[:300])
     (photos / "a/text.jpg").write_text("text")
