@@ -224,10 +224,14 @@ class _Run:
 
     def _next_command(self, written: dict[str, Path]) -> str:
         """What to do with the results."""
-        root = Path(self.inputs.root)
+        root = self.inputs.root
+        videos = [name for name in self.inputs.names if is_video(name)]
+        if videos and "labelme" in written:  # it has the frames
+            frames = os.path.abspath(written["labelme"])
+            only_videos = len(videos) == len(self.inputs.names)
+            root = frames if only_videos else os.path.commonpath([root, frames])
+        root = Path(root)
         root = root.relative_to(Path.cwd()) if root.is_relative_to(Path.cwd()) else root
-        if any(map(is_video, self.inputs.names)) and "labelme" in written:
-            root = written["labelme"]  # has the frames
         if "labelme" in written:
             folder = written["labelme"]
             corrected = shlex.join(["mrcnn", "dataset", "convert", "labelme", str(folder)])
@@ -235,7 +239,7 @@ class _Run:
                 f"labelme {shlex.quote(str(folder))}, correct the polygons, then\n"
                 f"      {corrected} {shlex.quote(str(root))} corrected.json"
             )
-        if "coco" in written:
+        if "coco" in written and not videos:
             return shlex.join(["mrcnn", "dataset", "check", f"{written['coco']}:{root}"])
         words = [word for word in self.args.words if word != "--no-overlays"]
         words = ["mrcnn", "predict", *words, "--labelme", "--no-overlays"]

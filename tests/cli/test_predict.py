@@ -223,6 +223,16 @@ def test_frames_of_a_video(model_file, film, tmp_path, capsys):
     assert f"out/labelme {tmp_path}/out/labelme corrected.json" in capsys.readouterr().out
 
 
+def test_the_next_command_for_images_and_videos(model_file, photos, film, tmp_path, capsys):
+    """Their common directory has the frames too, which are next to the labelme files."""
+    inputs, out = (photos / "b", film), tmp_path / "out"
+    assert run(model_file, *inputs, "--out", out, "--labelme", "--no-overlays") == 0
+    assert f"convert labelme {out}/labelme {tmp_path} corrected" in capsys.readouterr().out
+    back = tmp_path / "corrected.json"
+    assert dataset.main(["convert", "labelme", str(out / "labelme"), str(tmp_path), str(back)]) == 0
+    assert dataset.main(["check", f"{back}:{tmp_path}"]) == 0
+
+
 def test_names_that_are_not_utf8(film, photos, tmp_path, monkeypatch, capsys):
     """OpenCV crashes on them."""
     folder = os.fsencode(tmp_path / "names")
