@@ -15,6 +15,7 @@ and 130 after Ctrl-C.
 
 import argparse
 import contextlib
+import math
 import os
 import shlex
 import sys
@@ -48,9 +49,9 @@ def argument_parser() -> argparse.ArgumentParser:
     add("--out", required=True, metavar="DIR", help="directory for the results")
     add("--threshold", type=float, metavar="T", help="lowest score; default: those of MODEL")
     add("--device", help="cpu or cuda; default: cuda if there is a GPU")
-    add("--batch-size", type=_positive, default=1, metavar="N", help="images per step; default 1")
-    add("--tile", type=_positive, metavar="PIXELS", help="predict larger images in such tiles")
-    add("--overlap", type=_positive, metavar="PIXELS", help="of tiles; default: a fifth of --tile")
+    add("--batch-size", type=positive, default=1, metavar="N", help="images per step; default 1")
+    add("--tile", type=positive, metavar="PIXELS", help="predict larger images in such tiles")
+    add("--overlap", type=positive, metavar="PIXELS", help="of tiles; default: a fifth of --tile")
     add("--no-overlays", action="store_true", help="do not draw the predictions")
     add("--coco", action="store_true", help="write predictions.json, a COCO json")
     add("--labelme", action="store_true", help="write a labelme json per image, to correct it")
@@ -68,7 +69,8 @@ def argument_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _positive(text: str) -> int:
+def positive(text: str) -> int:
+    """The type of an argument that is a number of something."""
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"is {value}; expected at least 1")
@@ -117,8 +119,10 @@ def _kinds(args: argparse.Namespace) -> list[str]:
     for option, needed in (("scale", "csv"), ("overlap", "tile"), ("simplify", "labelme")):
         if getattr(args, option) and not getattr(args, needed):
             raise RunError(f"--{option} has no effect without --{needed}. Pass both.")
-    if args.scale is not None and args.scale <= 0:
+    if args.scale is not None and not 0 < args.scale < math.inf:
         raise RunError(f"--scale is {args.scale}; expected millimetres per pixel above 0")
+    if not 0 <= args.simplify < math.inf:
+        raise RunError(f"--simplify is {args.simplify}; expected a number of pixels, 0 or above")
     return kinds
 
 

@@ -29,6 +29,7 @@ from ..inference.formats import to_coco, to_numbers
 from ..inference.inputs import read_image
 from ..inference.outputs import coco_head, draw_overlay, without_empty
 from ..inference.predictor import Predictor
+from .predict import positive
 
 _LOWEST = 0.05  # of the scores that the page can show
 _OFF = ("share", "enable_monitoring", "mcp_server", "pwa", "ssr_mode")
@@ -45,10 +46,10 @@ def argument_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("model", metavar="MODEL", help="model file of a run, such as model_best.pth")
     add("--device", help="cpu or cuda; default: cuda if there is a GPU")
-    add("--port", type=int, default=7860, help="default 7860")
-    add("--tile", type=int, metavar="PIXELS", help="predict larger images in such tiles")
-    add("--max-megabytes", type=int, default=50, help="of an uploaded file; default 50")
-    add("--max-megapixels", type=int, default=50, help="of an image; default 50")
+    add("--port", type=positive, default=7860, help="default 7860")
+    add("--tile", type=positive, metavar="PIXELS", help="predict larger images in such tiles")
+    add("--max-megabytes", type=positive, default=50, help="of an uploaded file; default 50")
+    add("--max-megapixels", type=positive, default=50, help="of an image; default 50")
     return parser
 
 
@@ -71,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 theme=gradio.themes.Base(font=["sans-serif"], font_mono=["monospace"]),
                 **_PRIVATE,
             )
-        except OSError as error:
+        except (OSError, OverflowError) as error:
             raise RunError(f"port {args.port} cannot be used ({error}). Pass --port.") from error
         print(f"http://127.0.0.1:{args.port}   (Ctrl-C ends it)", flush=True)
         try:

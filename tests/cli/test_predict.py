@@ -281,6 +281,8 @@ def test_unreadable_files_are_named_counted_and_skipped(model_file, photos, film
         (["a.png", "--shard", "17/16"], r"--shard is '17/16'; expected I/N with I from 1 to N"),
         (["a.png", "--shard", "1/2", "--csv"], "--shard writes one file of its own kind"),
         (["a.png", "--csv", "--scale", "-1"], r"--scale is -1\.0; expected millimetres"),
+        (["a.png", "--csv", "--scale", "nan"], "--scale is nan; expected millimetres"),
+        (["a.png", "--labelme", "--simplify", "-1"], r"--simplify is -1\.0; expected a number of"),
         (["a.png", "--tile", "10", "--overlap", "10"], "tiles of 10 pixels overlap by 10"),
         (
             ["a.png", "--out", "a.png/b"],

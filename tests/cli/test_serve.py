@@ -173,6 +173,24 @@ def test_the_page_in_a_browser(server):
     assert server.stop(signal.SIGINT) == 130 and list(server.temporary.iterdir()) == []
 
 
+@pytest.mark.parametrize("option", ["--port", "--tile", "--max-megabytes", "--max-megapixels"])
+def test_numbers_below_1_are_rejected(option, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        serve.main(["model.pth", option, "0"])
+    assert f"argument {option}: is 0; expected at least 1" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_port_that_does_not_exist(tmp_path, monkeypatch):
+    pytest.importorskip("gradio", reason="pip install 'mrcnn_plugin[serve]' to run this test")
+    for name in ("GRADIO_TEMP_DIR", "GRADIO_ANALYTICS_ENABLED", "GRADIO_ALLOWED_PATHS"):
+        monkeypatch.setenv(name, "")  # restored afterwards
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    model = tiny_model_file(tmp_path / "model.pth")
+    with pytest.raises(RunError, match="port 99999 cannot be used"):
+        serve.main([str(model), "--device", "cpu", "--port", "99999"])
+
+
 def test_without_gradio_it_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "gradio", None)
     for name in ("GRADIO_TEMP_DIR", "GRADIO_ANALYTICS_ENABLED", "GRADIO_ALLOWED_PATHS"):
