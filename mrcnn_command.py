@@ -56,8 +56,11 @@ def run(subcommand: str, argv: Sequence[str], *, program: str) -> None:
     # anchors need the present default of meshgrid.
     for message in ("pkg_resources is deprecated", "torch.meshgrid: in an upcoming release"):
         warnings.filterwarnings("ignore", message=message)
-    module = importlib.import_module(f"mrcnn_plugin.cli.{subcommand}")
-    from mrcnn_plugin.errors import one_sentence
+    try:
+        module = importlib.import_module(f"mrcnn_plugin.cli.{subcommand}")
+        from mrcnn_plugin.errors import one_sentence
+    except KeyboardInterrupt:  # importing takes seconds
+        sys.exit(130)
 
     sys.exit(one_sentence(program, module.main, list(argv)))
 

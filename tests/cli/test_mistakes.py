@@ -11,6 +11,7 @@ import torch
 from builders import ROOT, run_python, tiny_cfg
 from coco_files import coco_content, write_dataset
 
+import mrcnn_command
 from mrcnn_command import SUBCOMMANDS
 from mrcnn_plugin.cli import weights
 from mrcnn_plugin.cli.train import argument_parser
@@ -203,6 +204,16 @@ def test_help():
         done = run_python("-X", "importtime", "-m", "mrcnn_command", *arguments)
         assert done.returncode == 0 and not re.search(r"\| +torch\n", done.stderr)
         assert all(f"  {name} " in done.stdout for name in SUBCOMMANDS)
+
+
+def test_ctrl_c_while_the_package_is_imported(monkeypatch):
+    def stopped(name):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(mrcnn_command.importlib, "import_module", stopped)
+    monkeypatch.setattr(sys, "argv", ["mrcnn"])
+    with pytest.raises(SystemExit, match="130"):
+        mrcnn_command.main(["predict"])
 
 
 def test_openmp_is_set_before_torch_is_imported():
