@@ -221,8 +221,13 @@ class MRCNNTrainer(DefaultTrainer):
             output_dir = str(inference_folder(cfg, dataset_name))
         kind = MetadataCatalog.get(dataset_name).get("evaluator_type", "coco")
         if kind == "coco":
+            is_on = {"segm": cfg.MODEL.MASK_ON, "keypoints": cfg.MODEL.KEYPOINT_ON}
             return AnalysingCOCOEvaluator(
-                dataset_name, output_dir=output_dir, engine=cfg.TEST.COCO_EVAL
+                dataset_name,
+                # Inferred from the detections, masks would be missing where none is found.
+                tasks=("bbox", *(task for task, on in is_on.items() if on)),
+                output_dir=output_dir,
+                engine=cfg.TEST.COCO_EVAL,
             )
         if kind == "lvis":
             return LVISEvaluator(dataset_name, output_dir=output_dir)

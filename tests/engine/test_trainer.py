@@ -1,5 +1,7 @@
 """The loop of the trainer after an error, and a subclass with its own evaluator."""
 
+import math
+
 import pytest
 import torch
 from detectron2.engine import HookBase
@@ -35,6 +37,14 @@ def test_an_error_of_the_program_is_logged_with_its_traceback(shapes_cfg, caplog
     with pytest.raises(ZeroDivisionError, match="by zero"):
         trainer.train()
     assert "Exception during training" in caplog.text
+
+
+def test_a_model_that_finds_nothing_yet_does_not_end_the_training(shapes_cfg):
+    cfg = shapes_cfg("TEST.BEST_METRIC", "segm/AP", "TEST.REPORT", False)
+    cfg.merge_from_list(["MODEL.ROI_HEADS.SCORE_THRESH_TEST", 1.0])
+    trainer = MRCNNTrainer(cfg)
+    trainer.train()
+    assert math.isnan(trainer.last_results["segm"]["AP"])
 
 
 class Constant(DatasetEvaluator):
