@@ -3,6 +3,7 @@
 Such polygons are exact: rasterized by pycocotools, they give the same mask.
 """
 
+import cv2
 import numpy as np
 
 
@@ -27,54 +28,24 @@ def outlines(mask: np.ndarray) -> list[np.ndarray]:
 
 
 def trace(mask: np.ndarray) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """(outer outlines, outlines of holes) of a bool (height, width) mask, as in `outlines`."""
-    padded = np.pad(mask.astype(bool), 1)
-    above, below = padded[:-1], padded[1:]
-    left_above, right_above = above[:, :-1], above[:, 1:]
-    left_below, right_below = below[:, :-1], below[:, 1:]
-    is_corner = left_above ^ right_above ^ left_below ^ right_below
-    is_saddle = (left_above == right_below) & (right_above == left_below)
-    is_saddle &= left_above != right_above  # two outlines meet
-    y, x = np.nonzero(is_corner | is_saddle)
-    copies = 1 + is_saddle[y, x]
-    y, x = np.repeat(y, copies), np.repeat(x, copies)
-    vertical = _vertical_partners(y, x, right_above)
-    rings, holes = [], []
-    unused = np.ones(len(x), bool)
-    for start in range(len(x)):
-        if unused[start]:
-            nodes = _walk(start, vertical)
-            unused[nodes] = False
-            # The first corner of a ring in row-major order begins its upper edge.
-            kind = rings if padded[y[start] + 1, x[start] + 1] else holes
-            kind.append(np.stack([x[nodes], y[nodes]], axis=1))
-    return rings, holes
+    """(outer outlines, outlines of holes) of a bool (height, width) mask, as in `outlines`.
 
-
-def _vertical_partners(y: np.ndarray, x: np.ndarray, right_above: np.ndarray) -> list[int]:
-    """The node at the other end of each node's vertical edge.
-
-    Nodes are in row-major order, so that the horizontal edges connect nodes 0 and 1, 2 and 3, ...
-    A saddle is two nodes: that of its left edge, then that of its right edge. The edge upwards
-    belongs to the side of the pixel above.
+    Each begins at its upper left corner and continues to the right.
     """
-    index = np.arange(len(x))
-    is_second = np.zeros(len(x), bool)
-    is_second[1:] = (y[1:] == y[:-1]) & (x[1:] == x[:-1])
-    is_first = np.append(is_second[1:], False)
-    swapped = right_above[y, x] & (is_first | is_second)
-    order = np.lexsort((np.where(swapped, -index, index), y, x))
-    partners = np.empty(len(x), np.int64)
-    partners[order[0::2]], partners[order[1::2]] = order[1::2], order[0::2]
-    return partners.tolist()
-
-
-def _walk(start: int, vertical: list[int]) -> list[int]:
-    """The nodes of the ring through a node, along horizontal and vertical edges in turn."""
-    nodes, node = [], start
-    while True:
-        other = node ^ 1
-        nodes += (node, other)
-        node = vertical[other]
-        if node == start:
-            return nodes
+    background = np.pad(~mask.astype(bool), 1, constant_values=True).astype(np.uint8)
+    # OpenCV's contours connect the centres of the outermost pixels. With 2 x 2 pixels per pixel,
+    # each corner of an outline has a contour point in the pixel to its upper left or lower right.
+    # The regions of the background, not of the mask, are those that connect at corners.
+    doubled = background.repeat(2, axis=0).repeat(2, axis=1)
+    contours, tree = cv2.findContours(doubled, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
+    rings, holes = [], []
+    for contour, (*_, parent) in zip(contours, tree[0]):
+        ring = (contour[:, 0].astype(np.int64) + 1) // 2 - 1
+        ring = ring[(ring != np.roll(ring, 1, axis=0)).any(axis=1)]
+        if len(ring) and ring.min() >= 0:  # else the frame around the mask
+            first = np.lexsort(ring.T)[0]
+            ring = np.roll(ring, -first, axis=0)
+            if ring[1, 1] != ring[0, 1]:  # it continues downwards
+                ring = np.roll(ring[::-1], 1, axis=0)
+            (holes if parent < 0 else rings).append(ring)
+    return rings, holes
