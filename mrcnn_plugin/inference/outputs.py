@@ -1,18 +1,18 @@
 """Writes what `mrcnn predict` is asked for. Nothing of an image stays in memory.
 
-Files per image are written at once. What has rows of all images (json, csv) is collected in
-temporary files, which are written whole at the end and vanish if the program is killed.
+Files per image are written at once. What has rows of all images (json, csv) is written whole at the
+end, from a temporary file that vanishes if the program is killed.
 """
 
+import codecs
 import csv
-import io
 import json
 import os
-import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 import cv2
 import numpy as np
@@ -56,112 +56,108 @@ class Outputs:
             scale: millimetres per pixel, for areas in the csv; None leaves them out.
             tolerance: of polygons for labelme, see `to_polygons`.
         """
-        self.folder = Path(folder)
+        self.folder, self.kinds = Path(folder), kinds
         self.folder.mkdir(parents=True, exist_ok=True)
         self.num_images, self.num_instances = 0, Counter()
         self._names, self._scale, self._tolerance = list(class_names), scale, tolerance
-        self._per_image = [kind for kind in PER_IMAGE if kind in kinds]
         self._next_annotation = 1
-        self._rows: dict[str, io.TextIOBase] = {}
-        if "coco" in kinds:
-            self._rows |= {"images": self._temporary(), "annotations": self._temporary()}
-        if "csv" in kinds:
-            self._rows |= {"predictions": self._temporary(), "counts": self._temporary()}
-            area = ["area_mm2"] if scale is not None else []
-            box = ("x", "y", "width", "height", "area_pixels")
-            self._write_csv("predictions", ["image", "instance", "class", "score", *box, *area])
-            self._write_csv("counts", ["image", *self._names, "total"])
+        self._lines = tempfile.TemporaryFile("w+", dir=folder)  # noqa: SIM115  a json per image
 
     def add(self, frame: Frame, instances: Instances) -> None:
         """Write what concerns one image, whose instances have no empty masks."""
         self.num_images += 1
-        classes = instances.pred_classes.tolist()
-        self.num_instances.update(self._names[c] for c in classes)
-        for kind in self._per_image:
-            getattr(self, f"_write_{kind}")(frame, instances)
-        if not self._rows:
-            return
-        annotations = to_coco(instances, self.num_images, first_id=self._next_annotation)
-        self._next_annotation += len(annotations)
-        if "images" in self._rows:
-            height, width = instances.image_size
-            size = {"width": width, "height": height}
-            self._write_json("images", {"id": self.num_images, "file_name": frame.name, **size})
-            for annotation in annotations:
-                self._write_json("annotations", annotation)
-        if "predictions" in self._rows:
-            self._add_csv(frame.name, annotations)
+        self.num_instances.update(self._names[c] for c in instances.pred_classes.tolist())
+        if "overlays" in self.kinds:
+            suffix = Path(frame.name).suffix.lower()
+            name = frame.name if suffix in IMAGE_SUFFIXES else f"{frame.name}.png"
+            drawn = draw_overlay(frame.image, instances, self._names)
+            _write_image(self.folder / "overlays" / name, drawn)
+        if "labelme" in self.kinds:
+            self._write_labelme(frame, instances)
+        if "masks" in self.kinds:
+            _write_image(self.folder / "masks" / f"{frame.stem}.png", to_numbers(instances))
+        if {"coco", "csv"} & {*self.kinds}:
+            self._add_line(frame.name, instances)
 
     def finish(self) -> dict[str, Path]:
         """Write the files with rows of all images; returns every path that has been written to."""
-        written = {kind: self.folder / kind for kind in self._per_image if self.num_images}
-        if "images" in self._rows:
+        written = {k: self.folder / k for k in PER_IMAGE if k in self.kinds and self.num_images}
+        if "coco" in self.kinds:
             written["coco"] = self.folder / "predictions.json"
-            write_atomically(written["coco"], self._copy_coco)
-        if "predictions" in self._rows:
-            for name in ("predictions", "counts"):
-                written[f"csv of {name}"] = self.folder / f"{name}.csv"
-                write_atomically(written[f"csv of {name}"], lambda f, n=name: self._copy(n, f))
+            write_atomically(written["coco"], self._write_coco)
+        if "csv" in self.kinds:
+            for name, rows in (("predictions", self._predictions), ("counts", self._counts)):
+                path = written[f"csv of {name}"] = self.folder / f"{name}.csv"
+                write_atomically(path, lambda file, rows=rows: _write_csv(file, rows()))
         return written
-
-    # ---- files per image
-
-    def _write_overlays(self, frame: Frame, instances: Instances) -> None:
-        suffix = Path(frame.name).suffix.lower()
-        name = frame.name if suffix in IMAGE_SUFFIXES else f"{frame.name}.png"
-        drawn = draw_overlay(frame.image, instances, self._names)
-        _, content = cv2.imencode(Path(name).suffix.lower(), drawn)
-        write_atomically(self.folder / "overlays" / name, lambda file: file.write(content))
 
     def _write_labelme(self, frame: Frame, instances: Instances) -> None:
         path = self.folder / "labelme" / f"{frame.stem}.json"
-        if frame.path is None:  # of a video: labelme needs a file
-            _, content = cv2.imencode(".png", frame.image)
-            write_atomically(path.with_suffix(".png"), lambda file: file.write(content))
-            image = path.with_suffix(".png").name
-        else:
-            image = os.path.relpath(frame.path, path.parent.absolute()).replace(os.sep, "/")
-        content = to_labelme(instances, image, self._names, tolerance=self._tolerance)
+        image = frame.path
+        if image is None:  # of a video: labelme needs a file
+            image = path.with_suffix(".png")
+            _write_image(image, frame.image)
+        name = os.path.relpath(image, path.parent).replace(os.sep, "/")
+        content = to_labelme(instances, name, self._names, tolerance=self._tolerance)
         text = json.dumps(content, indent=2).encode()
         write_atomically(path, lambda file: file.write(text))
 
-    def _write_masks(self, frame: Frame, instances: Instances) -> None:
-        _, content = cv2.imencode(".png", to_numbers(instances))
-        path = self.folder / "masks" / f"{frame.stem}.png"
-        write_atomically(path, lambda file: file.write(content))
+    def _add_line(self, name: str, instances: Instances) -> None:
+        height, width = instances.image_size
+        image = {"id": self.num_images, "file_name": name, "width": width, "height": height}
+        annotations = to_coco(instances, self.num_images, first_id=self._next_annotation)
+        self._next_annotation += len(annotations)
+        self._lines.write(json.dumps([image, annotations]) + "\n")
 
-    # ---- files with rows of all images
+    def _read_lines(self) -> Iterator[tuple[dict, list[dict]]]:
+        """The image and the annotations of a COCO json, of each image."""
+        self._lines.seek(0)
+        yield from map(json.loads, self._lines)
 
-    def _temporary(self) -> io.TextIOBase:
-        options = {"encoding": "utf-8", "errors": "backslashreplace", "newline": ""}
-        return tempfile.TemporaryFile("w+", dir=self.folder, **options)
+    def _write_coco(self, file: BinaryIO) -> None:
+        images = (image for image, _ in self._read_lines())
+        file.write(json.dumps(coco_head(self._names))[:-1].encode())
+        _write_json_list(file, "images", images)
+        annotations = (a for _, annotations in self._read_lines() for a in annotations)
+        _write_json_list(file, "annotations", annotations)
+        file.write(b"}\n")
 
-    def _write_json(self, name: str, value: dict) -> None:
-        file = self._rows[name]
-        file.write((",\n" if file.tell() else "") + json.dumps(value))
+    def _predictions(self) -> Iterator[Sequence]:
+        """The rows of predictions.csv."""
+        area = [] if self._scale is None else ["area_mm2"]
+        box = ("x", "y", "width", "height", "area_pixels")
+        yield ["image", "instance", "class", "score", *box, *area]
+        for image, annotations in self._read_lines():
+            for number, a in enumerate(annotations, start=1):
+                area = [] if self._scale is None else [round(a["area"] * self._scale**2, 6)]
+                about = (image["file_name"], number, self._names[a["category_id"] - 1], a["score"])
+                yield [*about, *a["bbox"], a["area"], *area]
 
-    def _write_csv(self, name: str, row: Sequence) -> None:
-        csv.writer(self._rows[name], lineterminator="\n").writerow(row)
+    def _counts(self) -> Iterator[Sequence]:
+        """The rows of counts.csv."""
+        yield ["image", *self._names, "total"]
+        for image, annotations in self._read_lines():
+            counts = Counter(a["category_id"] for a in annotations)
+            per_class = [counts[k] for k in range(1, len(self._names) + 1)]
+            yield [image["file_name"], *per_class, len(annotations)]
 
-    def _add_csv(self, image: str, annotations: list[dict]) -> None:
-        counts = Counter(a["category_id"] for a in annotations)
-        per_class = [counts[k] for k in range(1, len(self._names) + 1)]
-        self._write_csv("counts", [image, *per_class, len(annotations)])
-        for number, a in enumerate(annotations, start=1):
-            about = (image, number, self._names[a["category_id"] - 1], a["score"])
-            area = [] if self._scale is None else [round(a["area"] * self._scale**2, 6)]
-            self._write_csv("predictions", [*about, *a["bbox"], a["area"], *area])
 
-    def _copy_coco(self, file) -> None:
-        file.write(json.dumps(coco_head(self._names))[:-1].encode() + b',\n"images": [\n')
-        self._copy("images", file)
-        file.write(b'\n],\n"annotations": [\n')
-        self._copy("annotations", file)
-        file.write(b"\n]}\n")
+def _write_image(path: Path, image: np.ndarray) -> None:
+    _, content = cv2.imencode(path.suffix.lower(), image)
+    write_atomically(path, lambda file: file.write(content))
 
-    def _copy(self, name: str, file) -> None:
-        self._rows[name].seek(0)  # flushes too
-        shutil.copyfileobj(self._rows[name].buffer, file)
+
+def _write_json_list(file: BinaryIO, key: str, values: Iterator[dict]) -> None:
+    file.write(f',\n"{key}": ['.encode())
+    for value in values:
+        separator = ",\n" if value["id"] > 1 else "\n"
+        file.write(f"{separator}{json.dumps(value)}".encode())
+    file.write(b"\n]")
+
+
+def _write_csv(file: BinaryIO, rows: Iterator[Sequence]) -> None:
+    text = codecs.getwriter("utf-8")(file, "backslashreplace")  # for names that are not UTF-8
+    csv.writer(text, lineterminator="\n").writerows(rows)
 
 
 def coco_head(class_names: Sequence[str]) -> dict:

@@ -218,17 +218,15 @@ def _build(cfg: CfgNode, weights: dict[str, Tensor]) -> nn.Module:
         model = build_model(cfg).eval()
     except KeyError as error:  # of a registry
         raise ConfigError(f"the model of the file cannot be built: {error.args[0]}") from error
-    expected = {name for name in model.state_dict() if not name.startswith("pixel_")}
-    if missing := expected - weights.keys():
-        raise ConfigError(
-            f"the model file lacks {len(missing)} of {len(expected)} tensors of its model, such as "
-            f"{min(missing)}"
-        )
     try:
-        model.load_state_dict(weights, strict=False)
+        missing = model.load_state_dict(weights, strict=False).missing_keys
     except RuntimeError as error:
         fault = str(error).splitlines()[1].strip()
         raise ConfigError(f"the tensors of the model file are of another model: {fault}") from error
+    if missing := [name for name in missing if not name.startswith("pixel_")]:
+        raise ConfigError(
+            f"the model file lacks {len(missing)} tensors of its model, such as {min(missing)}"
+        )
     return model
 
 
