@@ -1,13 +1,12 @@
 """Converts predicted instances to COCO, labelme and polygons, and to an image of their numbers."""
 
 import base64
-import io
 from collections.abc import Sequence
 
 import cv2
 import numpy as np
+import pycocotools.mask as mask_utils
 from detectron2.structures import Instances
-from PIL import Image
 
 from .masks import crop_mask
 from .polygons import outlines, trace
@@ -29,25 +28,21 @@ def to_coco(instances: Instances, image_id: int | str, *, first_id: int = 1) -> 
         str). Boxes are rounded to 0.001 pixels and scores to 0.000001. Models without masks give no
         `segmentation`, and `area` is that of the box.
     """
-    boxes = instances.pred_boxes.tensor.double().numpy()
-    areas = instances.pred_masks.areas().tolist() if instances.has("pred_masks") else None
-    classes, scores = instances.pred_classes.tolist(), instances.scores.tolist()
     found = []
-    for index, (x1, y1, x2, y2) in enumerate(boxes.tolist()):
+    for index, (x1, y1, x2, y2) in enumerate(instances.pred_boxes.tensor.double().tolist()):
         annotation = {
             "id": first_id + index,
             "image_id": image_id,
-            "category_id": classes[index] + 1,
+            "category_id": int(instances.pred_classes[index]) + 1,
             "bbox": [round(value, 3) for value in (x1, y1, x2 - x1, y2 - y1)],
             "area": round((x2 - x1) * (y2 - y1), 3),
             "iscrowd": 0,
-            "score": round(scores[index], 6),
+            "score": round(float(instances.scores[index]), 6),
         }
-        if areas is not None:
+        if instances.has("pred_masks"):
             rle = instances.pred_masks[index]
-            annotation["area"] = areas[index]
-            counts = rle["counts"]
-            counts = counts if isinstance(counts, str) else counts.decode()
+            annotation["area"] = int(mask_utils.area(rle))
+            counts = rle["counts"] if isinstance(rle["counts"], str) else rle["counts"].decode()
             annotation["segmentation"] = {"size": list(rle["size"]), "counts": counts}
         found.append(annotation)
     return found
@@ -94,11 +89,14 @@ def to_labelme(
     """
     shapes = []
     for index in range(len(instances)):
-        label = class_names[int(instances.pred_classes[index])]
-        about = {"label": label, "description": f"score {float(instances.scores[index]):.3f}"}
         parts = _labelme_parts(instances, index, tolerance)
-        group = index + 1 if len(parts) > 1 else None
-        shapes += [{**about, "group_id": group, "flags": {}, **part} for part in parts]
+        about = {
+            "label": class_names[int(instances.pred_classes[index])],
+            "description": f"score {float(instances.scores[index]):.3f}",
+            "group_id": index + 1 if len(parts) > 1 else None,
+            "flags": {},
+        }
+        shapes += [{**about, **part} for part in parts]
     height, width = instances.image_size
     return {
         "version": _LABELME_VERSION,
@@ -122,12 +120,10 @@ def _labelme_parts(instances: Instances, index: int, tolerance: float) -> list[d
         polygons = [_simplified(ring, left, top, tolerance) for ring in rings]
         points = [np.reshape(polygon, (-1, 2)).tolist() for polygon in polygons]
         return [{"shape_type": "polygon", "points": p, "mask": None} for p in points]
-    buffer = io.BytesIO()
-    Image.fromarray(crop.astype(np.uint8) * 255).save(buffer, "PNG")
+    _, png = cv2.imencode(".png", crop.astype(np.uint8) * 255)
     height, width = crop.shape
     corners = [[left, top], [left + width - 1, top + height - 1]]  # inclusive
-    text = base64.b64encode(buffer.getvalue()).decode()
-    return [{"shape_type": "mask", "points": corners, "mask": text}]
+    return [{"shape_type": "mask", "points": corners, "mask": base64.b64encode(png).decode()}]
 
 
 def to_numbers(instances: Instances) -> np.ndarray:

@@ -82,32 +82,23 @@ class Inputs:
 
     def read(self) -> Iterator[Frame]:
         """Every image and every frame of the videos, in order. A few images are read ahead."""
+        names = iter(self.names)
         with ThreadPoolExecutor(_READERS) as pool:
-            names, running = iter(self.names), deque()
-            try:
-                while True:
-                    for name in islice(names, 2 * _READERS - len(running)):
-                        job = None if is_video(name) else pool.submit(self._read_image, name)
-                        running.append((name, job))
-                    if not running:
-                        return
-                    name, job = running.popleft()
-                    if job is None:
-                        yield from self._read_video(name)
-                    else:
-                        yield job.result()
-            finally:
-                for _, job in running:
-                    if job is not None:
-                        job.cancel()
+            running = deque(pool.submit(self._frames, n) for n in islice(names, 2 * _READERS))
+            while running:
+                yield from running.popleft().result()
+                running.extend(pool.submit(self._frames, n) for n in islice(names, 1))
+
+    def _frames(self, name: str) -> Iterable[Frame]:
+        """The frames of a file: an image is read now, a video when it is iterated over."""
+        return self._read_video(name) if is_video(name) else [self._read_image(name)]
 
     def _path(self, name: str) -> str:
         return os.path.join(self.root, name)
 
     def _read_image(self, name: str) -> Frame:
-        stem = _without_suffix(name)
+        stem, path = _without_suffix(name), self._path(name)
         stem = name if stem in self._ambiguous else stem
-        path = self._path(name)
         try:
             return Frame(name, stem, path, read_image(path))
         except ImageFault as error:
@@ -155,10 +146,7 @@ def _open_video(path: str) -> cv2.VideoCapture:
 
 
 def _num_frames(path: str) -> int:
-    video = _open_video(path)
-    count = int(video.get(cv2.CAP_PROP_FRAME_COUNT))
-    video.release()
-    return max(1, count)
+    return max(1, int(_open_video(path).get(cv2.CAP_PROP_FRAME_COUNT)))
 
 
 def _without_suffix(name: str) -> str:
@@ -173,11 +161,10 @@ def _expand(argument: str, skipped: set[str]) -> Iterator[str]:
     """
     if os.path.isdir(argument):
         yield from _walk(argument, skipped)
-    elif os.path.isfile(argument):
-        if argument.lower().endswith(".txt"):
-            yield from _listed(argument)
-        else:
-            yield argument
+    elif os.path.isfile(argument) and argument.lower().endswith(".txt"):
+        yield from _listed(argument)
+    elif os.path.exists(argument):
+        yield argument
     elif matches := sorted(glob.glob(argument, recursive=True)):
         for match in matches:
             folder = match if os.path.isdir(match) else os.path.dirname(match)
@@ -199,11 +186,8 @@ def _is_below(folder: str, parents: tuple[str, ...]) -> bool:
 def _walk(folder: str, skipped: set[str]) -> Iterator[str]:
     """The images and videos in a directory and its subdirectories, except hidden ones."""
     for parent, folders, files in os.walk(folder):
-        folders[:] = [
-            name
-            for name in folders
-            if name[0] != "." and os.path.realpath(os.path.join(parent, name)) not in skipped
-        ]
+        paths = [os.path.join(parent, name) for name in folders if name[0] != "."]
+        folders[:] = [os.path.basename(p) for p in paths if os.path.realpath(p) not in skipped]
         for name in files:
             if name.lower().endswith(IMAGE_SUFFIXES + VIDEO_SUFFIXES) and name[0] != ".":
                 yield os.path.join(parent, name)

@@ -139,16 +139,15 @@ class Predictor:
         return to_polygons(instances, tolerance=tolerance)
 
     def _predict_arrays(self, images: list[np.ndarray]) -> list[Instances]:
-        """The instances of BGR images, which go through the model by size."""
-        inputs = [self._input(image) for image in images]
-        by_size: dict[tuple, list[int]] = defaultdict(list)
-        for index, image in enumerate(inputs):
-            by_size[tuple(image["image"].shape)].append(index)
-        results: list = [None] * len(inputs)
-        for indices in by_size.values():
-            for index, instances in zip(indices, self._predict([inputs[i] for i in indices])):
-                results[index] = instances
-        return results
+        """The instances of BGR images. Those of one size go through the model together."""
+        by_size: dict[tuple, dict[int, dict]] = defaultdict(dict)
+        for index, image in enumerate(images):
+            inputs = self._input(image)
+            by_size[tuple(inputs["image"].shape)][index] = inputs
+        found: dict[int, Instances] = {}
+        for batch in by_size.values():
+            found.update(zip(batch, self._predict([*batch.values()])))
+        return [found[index] for index in range(len(images))]
 
     def _input(self, image: np.ndarray) -> dict:
         """detectron2's input for a BGR image."""
@@ -169,16 +168,14 @@ class Predictor:
 
     def _finish(self, raw: Instances, height: int, width: int) -> Instances:
         """Scale boxes to the original image, apply the thresholds and encode the masks."""
-        masks = raw.pred_masks[:, 0] if raw.has("pred_masks") else None
-        if masks is not None:
+        if raw.has("pred_masks"):  # under another name, so that they are not pasted
+            raw.grids = raw.pred_masks[:, 0]
             raw.remove("pred_masks")
-        raw.kept = torch.arange(len(raw), device=raw.scores.device)
-        found = detector_postprocess(raw, height, width).to("cpu")
-        found = found[found.scores >= self.thresholds[found.pred_classes]]
-        if masks is not None:
-            masks = masks[found.kept.to(masks.device)]
-            found.pred_masks = encode_masks(masks, found.pred_boxes.tensor, (height, width))
-        found.remove("kept")
+        found = detector_postprocess(raw, height, width)
+        found = found[found.scores.cpu() >= self.thresholds[found.pred_classes.cpu()]].to("cpu")
+        if found.has("grids"):
+            found.pred_masks = encode_masks(found.grids, found.pred_boxes.tensor, (height, width))
+            found.remove("grids")
         return found
 
 
@@ -196,12 +193,11 @@ def _thresholds(threshold: float | Sequence[float] | None, content: ModelFile) -
     count = len(content.class_names)
     threshold = content.thresholds() if threshold is None else threshold
     values = torch.as_tensor(threshold, dtype=torch.float32)
-    if values.ndim and values.shape != (count,):
+    if values.ndim and len(values) != count:
         raise ConfigError(f"there are {len(values)} thresholds; expected one, or {count} in a list")
-    values = values.expand(count).clone()
     if not ((values >= 0) & (values <= 1)).all():
         raise ConfigError(f"the threshold is {threshold}; expected values from 0 to 1")
-    return values
+    return values.expand(count).clone()
 
 
 def _check_tiles(cfg: CfgNode, tile: int, overlap: int) -> None:

@@ -8,7 +8,6 @@
 Annotations are those of COCO, without ids and with `class`, the name.
 """
 
-import contextlib
 import gzip
 import json
 import os
@@ -77,7 +76,6 @@ def write_shard(path: Path, lines: Iterable[dict]) -> None:
 
     Files that killed processes have left for this shard are deleted.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     own = path.with_name(f"{path.name}.{uuid.uuid4().hex}")
 
     def write(file) -> None:
@@ -92,15 +90,8 @@ def write_shard(path: Path, lines: Iterable[dict]) -> None:
         if not path.exists():  # else another process has finished it and deleted this file
             raise
     finally:
-        if path.exists():
-            _remove(path.parent.glob(f"{path.name}.*"))
-        _remove(path.parent.glob(f"{own.name}*"))
-
-
-def _remove(paths: Iterable[Path]) -> None:
-    for path in paths:
-        with contextlib.suppress(OSError):
-            path.unlink()
+        for left in path.parent.glob(f"{path.name if path.exists() else own.name}?*"):
+            left.unlink(missing_ok=True)
 
 
 def to_line(frame: Frame, instances: Instances | None, class_names: Sequence[str]) -> dict:
