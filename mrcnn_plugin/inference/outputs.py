@@ -93,11 +93,11 @@ class Outputs:
 
     def _write_labelme(self, frame: Frame, instances: Instances) -> None:
         path = self.folder / "labelme" / f"{frame.stem}.json"
-        image = frame.path
-        if image is None:  # of a video: labelme needs a file
-            image = path.with_suffix(".png")
-            _write_image(image, frame.image)
-        name = os.path.relpath(image, path.parent).replace(os.sep, "/")
+        if frame.path is None:  # of a video: labelme needs a file
+            _write_image(path.with_suffix(".png"), frame.image)
+            name = path.with_suffix(".png").name
+        else:  # "..", which it begins with, is the parent of the real directory
+            name = os.path.relpath(frame.path, os.path.realpath(path.parent)).replace(os.sep, "/")
         content = to_labelme(instances, name, self._names, tolerance=self._tolerance)
         text = json.dumps(content, indent=2).encode()
         write_atomically(path, lambda file: file.write(text))

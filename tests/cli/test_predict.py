@@ -201,6 +201,15 @@ def test_corrected_labelme_files_are_not_overwritten(model_file, photos, tmp_pat
         run(model_file, *arguments)
 
 
+def test_labelme_files_below_a_symbolic_link(model_file, photos, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "disk/of/others").mkdir(parents=True)
+    Path("output").symlink_to("disk/of/others")
+    assert run(model_file, "photos", "--out", "output", "--labelme", "--no-overlays") == 0
+    assert dataset.main(["convert", "labelme", "output/labelme", "photos", "back.json"]) == 0
+    assert [image["file_name"] for image in COCO("back.json").dataset["images"]] == NAMES
+
+
 @pytest.fixture
 def film(tmp_path):
     path = tmp_path / "film.avi"

@@ -66,7 +66,11 @@ def read_labelme(path: Path) -> dict | None:
 def _add_file(writer: CocoWriter, path: Path, content: dict, images: Path) -> None:
     # imagePath is relative to the json and may have been written on Windows.
     file = path.parent / PureWindowsPath(content["imagePath"]).as_posix()
-    image = writer.add_image(Path(os.path.relpath(file, images)).as_posix(), file)
+    name = os.path.relpath(file, images)
+    if name.startswith("..") or not (images / name).exists():  # a directory is a symbolic link
+        name = os.path.relpath(os.path.realpath(file.parent), os.path.realpath(images))
+        name = os.path.join(name, file.name)
+    image = writer.add_image(Path(name).as_posix(), file)
     objects: dict = {}
     for index, shape in enumerate(content["shapes"]):
         if shape["label"] in NOT_OBJECTS or shape.get("shape_type") in _UNUSED:
