@@ -8,7 +8,7 @@ import numpy as np
 import pycocotools.mask as mask_utils
 from detectron2.structures import Instances
 
-from .masks import crop_mask
+from ..data.crops import crop_mask
 from .polygons import outlines, trace
 
 _LABELME_VERSION = "5.5.0"  # of the format

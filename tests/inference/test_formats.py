@@ -11,8 +11,9 @@ from detectron2.structures import Boxes, Instances
 from PIL import Image
 
 from mrcnn_plugin.data.convert.labelme import from_labelme
+from mrcnn_plugin.data.crops import crop_mask
 from mrcnn_plugin.inference.formats import to_coco, to_labelme, to_numbers, to_polygons
-from mrcnn_plugin.inference.masks import RLEMasks, crop_mask, shift_mask
+from mrcnn_plugin.inference.masks import RLEMasks, shift_mask
 from mrcnn_plugin.inference.polygons import outlines, trace
 
 DONUT = np.pad(np.pad(np.zeros((3, 3), bool), 2, constant_values=True), 1)

@@ -8,8 +8,10 @@ import pytest
 import torch
 from detectron2.structures import Boxes, Instances
 
-from mrcnn_plugin.inference.masks import RLEMasks, crop_mask
-from mrcnn_plugin.inference.tiles import cut_tiles, predict_tiles
+from mrcnn_plugin.data.crops import crop_mask
+from mrcnn_plugin.data.grid import cut_tiles
+from mrcnn_plugin.inference.masks import RLEMasks
+from mrcnn_plugin.inference.tiles import predict_tiles
 
 
 def disc(image, x, y, radius, number):
