@@ -254,6 +254,33 @@ def test_via_attributes(tmp_path):
     assert convert(two, attribute="kind") == ["cell"]
     with pytest.raises(DataError, match=r"region 1 of a\.png has no 'kind'"):
         convert({"kind": "cell"}, {"kind": ""})
+    with pytest.raises(DataError, match=r"'kin'\. The regions have kind, quality\. Correct"):
+        convert(two, attribute="kin")
+
+
+def test_via_without_attributes_has_the_only_class_that_is_passed(tmp_path):
+    save_image(tmp_path / "a.png", WIDTH, HEIGHT)
+    region = via_region({}, "rect", x=2, y=3, width=6, height=4)
+    path = tmp_path / "via.json"
+    path.write_text(json.dumps({"a": {"filename": "a.png", "regions": [region]}}))
+    ((_, name, _),) = objects_of(from_via(path, tmp_path, ["cell"]))
+    assert name == "cell"
+    with pytest.raises(DataError, match=r"classes object, which are not in the list .*: cell, d"):
+        from_via(path, tmp_path, ["cell", "dead"])
+    with pytest.raises(DataError, match=r"attribute 'kind'\. The regions have none\. Correct"):
+        from_via(path, tmp_path, ["cell"], attribute="kind")
+
+
+def test_a_byte_order_mark_is_no_part_of_the_json(tmp_path):
+    """Editors of Windows write one."""
+    path = tmp_path / "via.json"
+    path.write_text("\ufeff" + json.dumps(via_files(tmp_path)), "utf-8")
+    assert len(from_via(path, tmp_path)["images"]) == 2
+    write_labelme(tmp_path, "a", [shape("cat", corners(2, 2, 8, 6))])
+    path.unlink()
+    path = tmp_path / "a.json"
+    path.write_text("\ufeff" + path.read_text(), "utf-8")
+    assert len(from_labelme(tmp_path, tmp_path)["annotations"]) == 1
 
 
 def test_a_json_that_is_not_vias(tmp_path):
@@ -293,6 +320,18 @@ def test_instance_masks(tmp_path, kind):
         ],
     )
     assert_passes_the_check(content, tmp_path / "images")
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png"])
+def test_masks_as_jpeg_are_an_error(tmp_path, suffix):
+    """Also under another name: of two ids, the compression makes many."""
+    ids = np.zeros((HEIGHT, WIDTH), np.uint8)
+    ids[block(2, 2, 9, 7)], ids[block(12, 12, 20, 22)] = 1, 200
+    (tmp_path / "masks").mkdir()
+    Image.fromarray(ids).save(tmp_path / f"masks/a.{suffix}", format="JPEG")
+    save_image(tmp_path / "images/a.jpg", WIDTH, HEIGHT)
+    with pytest.raises(DataError, match=rf"a\.{suffix} is a JPEG, .* Expected a PNG"):
+        from_instance_masks(tmp_path / "masks", tmp_path / "images")
 
 
 def test_instance_masks_of_several_classes(tmp_path):

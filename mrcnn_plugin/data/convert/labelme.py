@@ -56,7 +56,7 @@ def from_labelme(
 def read_labelme(path: Path) -> dict | None:
     """Read a labelme json; None for another kind of json."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_bytes())  # of bytes, which accepts a byte order mark
     except ValueError as error:
         raise DataError(f"{path} is not json: {error}") from error
     is_labelme = isinstance(content, dict) and {"shapes", "imagePath"} <= set(content)

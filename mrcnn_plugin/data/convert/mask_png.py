@@ -10,6 +10,7 @@ from ..coco_file import DataError
 from ..text import abbreviate
 from .writer import CocoWriter, find_images
 
+_JPEG = ("JPEG", "MPO")  # formats of Pillow
 _BORDER = 255  # VOC: pixels that belong to no object and not to the background
 
 # PASCAL VOC 2012, in the order of its class ids, which start at 1.
@@ -38,7 +39,7 @@ def from_instance_masks(
         the content of a COCO json, masks as RLE.
 
     Raises:
-        DataError: a mask has no image, has another size than it, or is a colour image.
+        DataError: a mask has no image, has another size than it, or is a colour image or a JPEG.
     """
     masks, images = Path(masks), Path(images)
     folders = {path.name: path for path in sorted(masks.iterdir()) if path.is_dir()}
@@ -77,7 +78,7 @@ def from_voc(
         the content of a COCO json, masks as RLE.
 
     Raises:
-        DataError: a PNG has no partner, another size, or an id without class.
+        DataError: a mask has no partner, has another size, is a JPEG, or has an id without class.
     """
     root, images = Path(root), Path(images)
     names = [n for n in class_names or VOC_CLASSES if n not in ("__ignore__", "_background_")]
@@ -106,9 +107,14 @@ def read_ids(path: Path, image: dict) -> np.ndarray:
     """(height, width) int32 ids of a gray or palette PNG.
 
     Raises:
-        DataError: it is a colour image, or its size differs from that of the image.
+        DataError: it is a colour image or a JPEG, or its size differs from that of the image.
     """
     with Image.open(path) as opened:
+        if opened.format in _JPEG:
+            raise DataError(
+                f"{path} is a JPEG, whose compression changes ids and so adds objects that do not "
+                "exist. Expected a PNG: export the masks as PNG"
+            )
         ids = np.array(opened)
     expected = image["height"], image["width"]
     if ids.ndim != 2:

@@ -25,7 +25,7 @@ def from_via(
         images: directory of the images, which VIA does not record.
         class_names: the categories in order. None means those that occur, sorted.
         attribute: region attribute that names the class. None means the only one that occurs. If
-            none occurs, the class is "object".
+            none occurs, the class is the only one of `class_names`, or "object".
 
     Returns:
         the content of a COCO json.
@@ -35,7 +35,8 @@ def from_via(
     """
     json_file, images = Path(json_file), Path(images)
     files = _read(json_file)
-    attribute = attribute or _only_attribute(files, json_file)
+    attribute = _class_attribute(files, json_file, attribute)
+    only_class = class_names[0] if class_names and len(class_names) == 1 else "object"
     writer = CocoWriter(class_names, f"VIA regions of {json_file.name}")
     for file in files:
         image = writer.add_image(file["filename"], images / file["filename"])
@@ -43,7 +44,7 @@ def from_via(
             polygon = _to_polygon(region["shape_attributes"])
             if polygon is None:
                 continue
-            name = _class_of(region["region_attributes"], attribute)
+            name = _class_of(region["region_attributes"], attribute) if attribute else only_class
             if not name:
                 raise DataError(
                     f"{json_file}: region {number} of {file['filename']} has no '{attribute}'. "
@@ -55,7 +56,7 @@ def from_via(
 
 def _read(json_file: Path) -> list[dict]:
     try:
-        content = json.loads(json_file.read_text(encoding="utf-8"))
+        content = json.loads(json_file.read_bytes())  # of bytes: accepts a byte order mark
     except (OSError, ValueError) as error:
         raise DataError(f"{json_file} cannot be read as json: {error}") from error
     if isinstance(content, dict):
@@ -76,8 +77,16 @@ def _regions(file: dict) -> list[dict]:
     return list(regions.values()) if isinstance(regions, dict) else regions
 
 
-def _only_attribute(files: list[dict], json_file: Path) -> str | None:
+def _class_attribute(files: list[dict], json_file: Path, wanted: str | None) -> str | None:
     found = sorted({key for f in files for r in _regions(f) for key in r["region_attributes"]})
+    if wanted and wanted not in found:
+        raise DataError(
+            f"{json_file}: no region has the attribute '{wanted}'. "
+            + (f"The regions have {', '.join(found)}" if found else "The regions have none")
+            + ". Correct --attribute, or leave it out"
+        )
+    if wanted:
+        return wanted
     if len(found) > 1:
         raise DataError(
             f"{json_file}: the regions have the attributes {', '.join(found)}. Select the one that "
@@ -86,10 +95,8 @@ def _only_attribute(files: list[dict], json_file: Path) -> str | None:
     return found[0] if found else None
 
 
-def _class_of(attributes: dict, attribute: str | None) -> str:
+def _class_of(attributes: dict, attribute: str) -> str:
     """The class of a region; a text or dropdown has a string, a checkbox {"name": true}."""
-    if attribute is None:
-        return "object"
     value = attributes.get(attribute, "")
     if isinstance(value, dict):
         ticked = [name for name, on in value.items() if on]
