@@ -62,6 +62,9 @@ def add_mrcnn_config(cfg: CN) -> None:
     # Validate the data before the first iteration; drop unusable entries instead of stopping.
     cfg.DATASETS.CHECK = True
     cfg.DATASETS.DROP_BAD = False
+    # Train and evaluate on annotations with iscrowd 1 as on any other. Some labelling tools export
+    # masks of single objects like this.
+    cfg.DATASETS.CROWDS_AS_OBJECTS = False
 
     # Longest time in seconds to wait for the worker processes of the training loader. 0 waits
     # without end.

@@ -5,12 +5,12 @@ from collections.abc import Iterator
 
 import numpy as np
 from detectron2.data import Metadata
-from detectron2.utils.visualizer import Visualizer
 
 from ..data.coco_file import has_rle
 from ..engine import load_config
 from ..engine.augmentation import check_augmentation, training_mapper
 from ..engine.rng import derived_seed, preserved_rng
+from ..evaluation.report.draw import class_colors, draw_instances
 
 CONFIG = "mask_rcnn_R101_C4_finetune.yaml"
 
@@ -62,6 +62,7 @@ def draw_augmented(
     cfg = load_config(args.config_file, args.opts)
     if "INPUT.MASK_FORMAT" not in args.opts:
         cfg.INPUT.MASK_FORMAT = "bitmask" if has_rle(content) else "polygon"
+    cfg.MODEL.MASK_ON = cfg.MODEL.MASK_ON and not args.boxes_only
     check_augmentation(cfg)
     mapper = training_mapper(cfg)
     if not cfg.INPUT.AUG.ENABLED:
@@ -69,7 +70,7 @@ def draw_augmented(
     for index, record in enumerate(records):
         for variant in range(args.augmented):
             with preserved_rng(derived_seed(args.seed, index, variant)):
-                drawn = _draw(mapper(record), metadata, cfg.INPUT.FORMAT)  # in random colours
+                drawn = _draw(mapper(record), metadata, cfg.INPUT.FORMAT)
             yield record, f"_{variant}", drawn
 
 
@@ -77,9 +78,12 @@ def _draw(mapped: dict, metadata: Metadata, channels: str) -> np.ndarray:
     image = mapped["image"].permute(1, 2, 0).numpy()
     image = np.ascontiguousarray(image[:, :, ::-1] if channels == "BGR" else image)
     instances = mapped["instances"]
-    drawn = Visualizer(image, metadata).overlay_instances(
-        boxes=instances.gt_boxes,
-        masks=instances.gt_masks if instances.has("gt_masks") else None,
-        labels=[metadata.thing_classes[i] for i in instances.gt_classes.tolist()],
+    classes, colors = instances.gt_classes.tolist(), class_colors(metadata)
+    return draw_instances(
+        image,
+        instances.gt_boxes.tensor.tolist(),
+        masks=instances.gt_masks if instances.has("gt_masks") else (),
+        labels=[metadata.thing_classes[c] for c in classes],
+        colors=[colors[c] for c in classes],
+        scale=1.0,
     )
-    return drawn.get_image()

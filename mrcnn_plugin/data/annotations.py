@@ -7,7 +7,7 @@ have only one possible repair are changed in the content. Masks are checked in m
 from collections import Counter
 from typing import Any
 
-from .box_form import check_box_form, is_box
+from .box_form import boxes_from_masks, check_box_form, is_box
 from .coco_file import has_bad_ids
 from .findings import Findings
 from .images import has_usable_size
@@ -17,13 +17,16 @@ from .records import is_number, shown
 _MANY_CROWDS = 0.1  # of all annotations; COCO has 0.012
 
 
-def check_annotations(content: dict, findings: Findings, *, masks: bool) -> None:
+def check_annotations(
+    content: dict, findings: Findings, *, masks: bool, rebuild_boxes: bool = False
+) -> None:
     """Check every annotation; repair it or report it as unusable.
 
     Args:
         content: a COCO json whose images have `width` and `height`.
         findings: receives the problems; unusable annotations by their position in the list.
         masks: whether segmentations are used (`MODEL.MASK_ON`).
+        rebuild_boxes: replace boxes that differ from those of their masks by more than a pixel.
     """
     check_header(content, findings)
     check_references(content, findings)
@@ -33,6 +36,8 @@ def check_annotations(content: dict, findings: Findings, *, masks: bool) -> None
     )
     if masks:
         check_masks(content, findings)
+    if rebuild_boxes:
+        boxes_from_masks(content, findings)
     check_box_form(content, findings, masks=masks)
     check_boxes(content, findings, masks=masks)
     fill_in(content, findings, masks=masks)
@@ -52,12 +57,15 @@ def check_references(content: dict, findings: Findings) -> None:
     images = {image["id"] for image in content["images"]}
     categories = {category["id"] for category in content["categories"]}
     names = f"the file's ids are {sorted(categories, key=str)}"
+    texts = None  # of the ids of images, for a hint; made once an image is unknown
     for index, annotation in enumerate(content["annotations"]):
         if annotation["image_id"] not in images:
-            fault = f"there is no image {annotation['image_id']} in the file"
-            findings.bad_annotation(index, annotation, "unknown-image", fault)
+            texts = {str(i): i for i in images} if texts is None else texts
+            fault = f"there is no image {annotation['image_id']!r} in the file"
+            hint = _type_hint(annotation["image_id"], texts)
+            findings.bad_annotation(index, annotation, "unknown-image", fault, hint)
         elif annotation["category_id"] not in categories:
-            fault = f"category {annotation['category_id']} is not in the file's categories"
+            fault = f"category {annotation['category_id']!r} is not in the file's categories"
             findings.bad_annotation(index, annotation, "unknown-category", fault, names)
         elif annotation.get("ignore"):
             fault = "is marked 'ignore', which detectron2 does not support"
@@ -65,6 +73,13 @@ def check_references(content: dict, findings: Findings) -> None:
         elif not _is_flag(annotation.get("iscrowd", 0)):
             fault = f"iscrowd is {shown(annotation['iscrowd'])}, expected 0 or 1"
             findings.bad_annotation(index, annotation, "iscrowd-form", fault)
+
+
+def _type_hint(number: Any, texts: dict[str, Any]) -> str:
+    """What to do about an id that exists as text instead of a number, or vice versa."""
+    if str(number) not in texts:
+        return ""
+    return f"there is an image {texts[str(number)]!r}: write ids either as numbers or as text"
 
 
 def _is_flag(value: Any) -> bool:
@@ -157,8 +172,18 @@ def check_crowds(content: dict, findings: Findings) -> None:
     crowds = sum(bool(annotation["iscrowd"]) for annotation in good)
     if crowds > _MANY_CROWDS * len(good):
         fault = f"{crowds} of {len(good)} annotations are crowd regions"
-        hint = "these are not trained on; set iscrowd 0 for masks that are single objects"
+        hint = "these are not trained on; if they are single objects, pass --crowds-as-objects"
         findings.warning("many-crowds", fault, action=hint)
+
+
+def take_crowds_as_objects(content: dict, findings: Findings) -> None:
+    """Set `iscrowd` 0 everywhere, for tools that export masks of single objects with 1."""
+    crowds = [a for a in content["annotations"] if a.get("iscrowd") == 1]
+    for annotation in crowds:
+        annotation["iscrowd"] = 0
+    if crowds:
+        fault = f"{len(crowds)} annotations are crowd regions"
+        findings.repaired("crowds", fault, "taken as objects because of --crowds-as-objects")
 
 
 def check_annotation_ids(content: dict, findings: Findings) -> None:

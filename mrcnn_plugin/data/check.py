@@ -3,15 +3,14 @@
 Reports all problems at once and repairs those with only one possible repair.
 """
 
-import os
 from collections import Counter
-from typing import Any
+
+import numpy as np
 
 from .annotations import check_annotation_ids, check_annotations
 from .coco_file import make_evaluable, sorted_class_names
 from .findings import Findings
 from .images import check_images
-from .same_files import same_files
 from .text import abbreviate
 
 
@@ -22,7 +21,9 @@ def check_content(
     *,
     class_names: list[str] | None = None,
     masks: bool = True,
+    rebuild_boxes: bool = False,
     full: bool = False,
+    thumbnails: dict[str, np.ndarray] | None = None,
 ) -> dict:
     """Check one COCO json and its images.
 
@@ -32,14 +33,15 @@ def check_content(
         image_root: the directory that `file_name`s are relative to.
         class_names: the classes of the run; the categories of the file are matched by name.
         masks: whether segmentations are used (`MODEL.MASK_ON`).
-        full: decode every image (`check_images`).
+        rebuild_boxes: take boxes that contradict their masks from the masks. It needs `masks`.
+        full, thumbnails: decode every image and keep a thumbnail of it (`check_images`).
 
     Returns:
         the content without its unusable entries, and with the categories of the run.
     """
     check_categories(content, findings)
-    check_images(content, image_root, findings, full=full)
-    check_annotations(content, findings, masks=masks)
+    check_images(content, image_root, findings, full=full, thumbnails=thumbnails)
+    check_annotations(content, findings, masks=masks, rebuild_boxes=rebuild_boxes and masks)
     if class_names is not None:
         content = fit_categories(content, findings, class_names)
     content = drop_unusable(content, findings)
@@ -132,35 +134,13 @@ def check_trainable(content: dict, findings: Findings) -> None:
             f"there is nothing to train on: {len(content['images'])} usable images have "
             f"{len(annotations)} usable annotations"
         )
-        what = ", all of them crowd regions (iscrowd 1)" if annotations else ""
-        findings.error("nothing-to-train-on", fault + what, action="annotate some objects")
-
-
-def check_overlap(
-    train: dict, train_root: str, val: dict, val_root: str, findings: Findings
-) -> set[Any]:
-    """Report images of training whose file has the same bytes as one of validation.
-
-    Args:
-        train, val: contents of two COCO json files.
-        train_root, val_root: the directories their `file_name`s are relative to.
-        findings: of the training set.
-
-    Returns:
-        ids of these images, which are also noted as unusable in `findings`.
-    """
-    paths = [
-        {os.path.join(root, image["file_name"]): image["id"] for image in content["images"]}
-        for content, root in ((train, train_root), (val, val_root))
-    ]
-    overlap = set()
-    for train_path, val_path in same_files(*map(list, paths)).items():
-        image_id = paths[0][train_path]
-        overlap.add(image_id)
-        fault = f"the same image is validation image {paths[1][val_path]}, {val_path}"
-        hint = "remove it from one of the two; otherwise the AP is too high"
-        findings.bad_image(image_id, train_path, "train-val-overlap", fault, hint)
-    return overlap
+        hint = "annotate some objects"
+        if annotations:
+            fault += ", all of them crowd regions (iscrowd 1)"
+            hint = "if they are single objects, pass --crowds-as-objects"
+        elif findings.bad_annotations or findings.bad_images:
+            hint = "the other problems say why the rest cannot be used"
+        findings.error("nothing-to-train-on", fault, action=hint)
 
 
 def check_unseen_classes(trains: list[dict], val: dict, findings: Findings) -> None:

@@ -51,9 +51,11 @@ def read_coco_json(json_file: str) -> dict[str, Any]:
         fault = "is not a regular file" if is_special else "does not exist"
         raise DataError(f"{json_file} {fault} (working directory: {os.getcwd()})")
     try:
-        with _without_gc(), PathManager.open(json_file) as file:
-            content = json.load(file)
-    except ValueError as error:  # JSONDecodeError, UnicodeDecodeError
+        with _without_gc(), PathManager.open(json_file, "rb") as file:
+            content = json.load(file)  # of bytes, which accepts a byte order mark
+    except UnicodeDecodeError as error:
+        raise DataError(f"{json_file} is not text in UTF-8: {error}. Save it as UTF-8") from error
+    except ValueError as error:
         raise DataError(f"{json_file} is not json: {error}") from error
     except RecursionError as error:
         raise DataError(f"{json_file} is not COCO json: its lists are nested too deeply") from error
@@ -101,10 +103,11 @@ def sorted_class_names(content: dict) -> list[str]:
     return [str(c["name"]) for c in sorted(content["categories"], key=lambda c: c["id"])]
 
 
-def has_rle(content: dict) -> bool:
-    """Whether an annotation that is trained on (no crowd region) has an RLE mask."""
+def has_rle(content: dict, *, crowds: bool = False) -> bool:
+    """Whether an annotation that is trained on has an RLE mask; crowd regions only if `crowds`."""
     return any(
-        isinstance(annotation.get("segmentation"), dict) and not annotation.get("iscrowd")
+        isinstance(annotation.get("segmentation"), dict)
+        and (crowds or not annotation.get("iscrowd"))
         for annotation in content["annotations"]
     )
 

@@ -166,5 +166,5 @@ def read_classes(cfg: CfgNode) -> tuple[tuple[str, ...], bool]:
     for file in dict.fromkeys(declared[name].spec.json_file for name in _class_sources(cfg)):
         content = read_coco_json(file)
         names |= dict.fromkeys(sorted_class_names(content))
-        any_rle = any_rle or has_rle(content)
+        any_rle = any_rle or has_rle(content, crowds=cfg.DATASETS.CROWDS_AS_OBJECTS)
     return tuple(names), any_rle

@@ -3,6 +3,8 @@
 import os
 from collections import Counter, defaultdict
 
+import numpy as np
+
 from .findings import Findings
 from .image_file import (
     Header,
@@ -12,12 +14,23 @@ from .image_file import (
     read_header,
     require_regular,
 )
+from .places import check_places, place_hint, places_by_name, use_posix_names
 from .records import shown
 
 SAMPLE = 1000  # image headers that are read per dataset, unless one of them is wrong
 
+_SATURATED = 0.5  # share of black and white pixels above which an image is saturated
+_MANY_SATURATED = 0.1  # of all images; single ones are usually meant to be so
 
-def check_images(content: dict, image_root: str, findings: Findings, *, full: bool = False) -> None:
+
+def check_images(
+    content: dict,
+    image_root: str,
+    findings: Findings,
+    *,
+    full: bool = False,
+    thumbnails: dict[str, np.ndarray] | None = None,
+) -> None:
     """Check the image files of a COCO json; add missing `width` and `height` to its records.
 
     Args:
@@ -27,8 +40,11 @@ def check_images(content: dict, image_root: str, findings: Findings, *, full: bo
         full: decode every file, which takes milliseconds per image. Otherwise only the existence of
             every file is checked and the headers of `SAMPLE` files are read, or of all files if one
             of these is wrong. A JPEG or PNG whose end is missing is noticed there as well.
+        thumbnails: receives those of the decoded files (`Header.thumbnail`) by path.
     """
     check_records(content, findings)
+    if not findings.as_is:
+        use_posix_names(content, image_root, findings)
     check_places(content, image_root, findings)
     images = [i for i in content["images"] if i["id"] not in findings.bad_images]
     there = _check_existence(images, image_root, findings)
@@ -37,12 +53,35 @@ def check_images(content: dict, image_root: str, findings: Findings, *, full: bo
     there = [i for i in there if i["id"] not in findings.bad_images]
     step = 1 if full else max(1, len(there) // SAMPLE)
     found_before = len(findings.problems)
+    headers = {}
     for image in there[::step]:
-        _check_file(image, image_root, findings, decode=full)
+        path = os.path.join(image_root, image["file_name"])
+        headers[path] = _check_file(image, image_root, findings, decode=full)
+    headers = {path: header for path, header in headers.items() if header}
+    if thumbnails is not None and full:
+        thumbnails |= {path: header.thumbnail for path, header in headers.items()}
     if step > 1 and len(findings.problems) > found_before:
         for k, image in enumerate(there):
             if k % step:
                 _check_file(image, image_root, findings, decode=False)
+    _check_pixels(headers, findings)
+
+
+def _check_pixels(headers: dict[str, Header], findings: Findings) -> None:
+    """Report images whose brightness was probably cut off when they were converted to 8 bits."""
+    deep = [path for path, header in headers.items() if header.is_deep]
+    if deep:
+        fault = f"{len(deep)} of {len(headers)} images read, such as {deep[0]}, have 16 bits per"
+        hint = "if they use few of the 16, they become nearly black; convert them with one scale"
+        findings.warning("16-bit-rgb", f"{fault} channel; the upper 8 are used", action=hint)
+    saturated = [path for path, header in headers.items() if (header.saturated or 0) > _SATURATED]
+    if len(saturated) > _MANY_SATURATED * len(headers):
+        fault = (
+            f"{len(saturated)} of {len(headers)} images, such as {saturated[0]}, are black or "
+            f"white in more than {_SATURATED:.0%} of their pixels"
+        )
+        hint = "if that is not the scene, convert the original images with another scale"
+        findings.warning("saturated", fault, action=hint)
 
 
 def check_records(content: dict, findings: Findings) -> None:
@@ -67,35 +106,11 @@ def check_records(content: dict, findings: Findings) -> None:
             findings.warning("file-twice", fault, image_id=second, action=hint)
 
 
-def check_places(content: dict, image_root: str, findings: Findings) -> None:
-    """Report file names that lead out of `image_root` by `..` or as an absolute path.
-
-    A json of somebody else could otherwise name any file of this machine. Symbolic links are
-    followed, because only who may write to the directory can put them there. The root "/" contains
-    every absolute path, and "" is no directory to stay in.
-    """
-    if not image_root:
-        return
-    root = os.path.abspath(image_root)
-    prefix = os.path.join(root, "")
-    real_prefix = os.path.join(os.path.realpath(root), "")
-    for image in content["images"]:
-        name = image["file_name"]
-        if ".." not in name and not os.path.isabs(name):
-            continue
-        path = os.path.join(image_root, name)
-        inside = os.path.abspath(path).startswith(prefix)
-        # A directory may be given through a link and named without it in the file, or vice versa.
-        if not inside and not os.path.realpath(path).startswith(real_prefix):
-            fault = f"is outside the image directory {image_root}"
-            hint = "move it there, or write absolute file names and pass / as the image directory"
-            findings.bad_image(image["id"], path, "outside-directory", fault, hint)
-
-
 def _check_existence(images: list[dict], root: str, findings: Findings) -> list[dict]:
     """The images whose file is a regular one. Listing directories is faster than many `stat`s."""
     regular: dict[str, set[str]] = {}
     there = []
+    places = None  # of files by name; listed once a file is missing
     for image in images:
         path = os.path.join(root, image["file_name"])
         folder, name = os.path.split(path)
@@ -105,6 +120,9 @@ def _check_existence(images: list[dict], root: str, findings: Findings) -> list[
             try:
                 require_regular(path)
             except ImageFault as error:
+                if error.kind == "missing-image":
+                    places = places_by_name(root) if places is None else places
+                    error.hint = place_hint(image["file_name"], root, places)
                 _report(image, path, error, findings)
                 continue
         there.append(image)
@@ -151,16 +169,16 @@ def _check_lengths(images: list[dict], root: str, findings: Findings) -> None:
             size = f"{shown(image['width'])} x {shown(image['height'])}"
             fault = f"the json has the size {size}, more than the {max_pixels()} pixels that"
             path = os.path.join(root, image["file_name"])
-            hint = "correct the size, or resize the image or cut it into tiles"
+            hint = "correct the size, or resize or cut it (`mrcnn dataset tile --max-pixels N`)"
             findings.bad_image(
                 image["id"], path, "image-too-large", f"{fault} an image may have", hint
             )
 
 
-def _check_file(image: dict, root: str, findings: Findings, *, decode: bool) -> None:
+def _check_file(image: dict, root: str, findings: Findings, *, decode: bool) -> Header | None:
     header = _read(image, root, findings, decode=decode)
     if header is None:
-        return
+        return None
     path = os.path.join(root, image["file_name"])
     in_json, shown = (image["width"], image["height"]), displayed_size(header)
     stored = header.width, header.height
@@ -179,6 +197,7 @@ def _check_file(image: dict, root: str, findings: Findings, *, decode: bool) -> 
         fault = f"EXIF orientation {header.orientation} rotates or mirrors it within the same size"
         hint = "verify with `mrcnn dataset draw` that the masks lie on the objects"
         findings.warning("exif-rotation", fault, file=path, image_id=image["id"], action=hint)
+    return header
 
 
 def _read(image: dict, root: str, findings: Findings, *, decode: bool) -> Header | None:

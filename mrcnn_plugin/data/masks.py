@@ -34,7 +34,7 @@ def check_masks(content: dict, findings: Findings) -> None:
             owners.extend([index] * len(parts))
         else:
             fault = "has no segmentation"
-            hint = "annotate its outline, or train on boxes only with MODEL.MASK_ON False"
+            hint = "annotate its outline, or check with --boxes-only and train with MASK_ON False"
             findings.bad_annotation(index, annotation, "no-mask", fault, hint)
     _check_compressed(content, findings, sizes, compressed)
     _check_polygons(content, findings, polygons, np.array(owners, dtype=int))
@@ -114,12 +114,26 @@ def _drop_degenerate(index, annotation, findings, polygons, degenerate, mine: ra
         "that is not a number, or all points on one line"
     )
     if not good:
-        findings.bad_annotation(index, annotation, "degenerate-polygon", fault)
+        hint = ""
+        if _has_pairs(annotation["segmentation"]):
+            hint = (
+                "write each polygon as [x1, y1, x2, y2, ...] and not as [[x1, y1], [x2, y2], ...]"
+            )
+        findings.bad_annotation(index, annotation, "degenerate-polygon", fault, hint)
     elif index not in findings.bad_annotations:
         ids = annotation["image_id"], annotation["id"]
         action = "these polygons enclose nothing and are removed"
         findings.repaired("degenerate-part", fault, action, *ids)
         annotation["segmentation"] = good
+
+
+def _has_pairs(segmentation: list) -> bool:
+    """Whether points are pairs, in one polygon or in a list of polygons."""
+    polygons = [segmentation, *segmentation]
+    return any(
+        isinstance(p, list) and len(p) > 2 and all(isinstance(q, list) and len(q) == 2 for q in p)
+        for p in polygons
+    )
 
 
 def image_sizes(content: dict) -> dict[Any, tuple[int, int]]:

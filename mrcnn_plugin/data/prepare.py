@@ -15,11 +15,11 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
 from detectron2.utils.file_io import PathManager
 
+from .annotations import take_crowds_as_objects
 from .builtin import draw_shapes, register_builtin_datasets
 from .check import (
     check_content,
     check_num_classes,
-    check_overlap,
     check_unseen_classes,
     drop_unusable,
     fit_categories,
@@ -27,6 +27,7 @@ from .check import (
 from .coco_file import DataError, read_coco_json, select_images, split_images, write_json
 from .declare import TRAIN_PART, DeclaredDataset, declared_datasets, read_classes
 from .findings import Findings, Problem, Severity
+from .overlap import check_overlap
 from .statistics import coco_statistics, save_statistics
 
 logger = logging.getLogger(__name__)
@@ -134,6 +135,8 @@ def _prepare_declared(
     spec, options = declared.spec, cfg.DATASETS
     content = _read_source(name, declared, cfg)
     findings = Findings(spec.json_file, drop_bad=options.DROP_BAD)
+    if options.CROWDS_AS_OBJECTS:
+        take_crowds_as_objects(content, findings)
     if options.CHECK:
         masks = cfg.MODEL.MASK_ON
         content = check_content(

@@ -42,12 +42,17 @@ def structure_faults(content: dict[str, list]) -> Iterator[str]:
                 if fault:
                     shown_value = "" if value is _ABSENT else f".{key} is {shown(value)}, expected"
                     yield f"{section}[{index}]{shown_value} {fault}"
-    if len({isinstance(c["id"], str) for c in content["categories"] if _has_id(c)}) > 1:
-        yield "the ids of the categories are partly text and partly numbers, expected one of them"
+    for section in ("images", "categories"):
+        by_type = {isinstance(r["id"], str): r["id"] for r in content[section] if _has_id(r)}
+        if len(by_type) > 1:  # detectron2 sorts them
+            yield (
+                f"the ids of the {section} are partly text and partly numbers, such as "
+                f"{shown(by_type[True])} and {shown(by_type[False])}, expected one of them"
+            )
 
 
-def _has_id(category: Any) -> bool:
-    return isinstance(category, dict) and "id" in category
+def _has_id(record: Any) -> bool:
+    return isinstance(record, dict) and "id" in record
 
 
 def _text(value: Any) -> str:

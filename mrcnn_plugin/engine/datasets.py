@@ -18,7 +18,7 @@ _LINES = 10  # of each kind of problem on the screen; all are in data_problems.t
 
 
 def add_dataset_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add `--train --val --val-fraction --drop-bad --no-check` to detectron2's parser."""
+    """Add `--train --val --val-fraction --drop-bad ...` to detectron2's parser."""
     group = parser.add_argument_group("datasets (docs/custom_data.md)")
     what = (
         "NAME=JSON:IMAGES, a COCO json and the directory of its images, or the name of a "
@@ -42,6 +42,11 @@ def add_dataset_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="skip annotations and images that the check finds unusable, instead of stopping",
     )
+    group.add_argument(
+        "--crowds-as-objects",
+        action="store_true",
+        help="train on annotations with iscrowd 1 as on any other (DATASETS.CROWDS_AS_OBJECTS)",
+    )
     group.add_argument("--no-check", action="store_true", help="do not check the data at start")
 
 
@@ -58,6 +63,7 @@ def use_datasets(cfg: CfgNode, args: argparse.Namespace) -> None:
     given = set(args.opts[0::2])
     options = cfg.DATASETS
     options.DROP_BAD = options.DROP_BAD or args.drop_bad
+    options.CROWDS_AS_OBJECTS = options.CROWDS_AS_OBJECTS or args.crowds_as_objects
     options.CHECK = options.CHECK and not args.no_check
     declare_datasets(
         cfg, train=args.train, val=args.val, val_fraction=args.val_fraction, given=given
@@ -122,8 +128,9 @@ def _check_not_empty(datasets: list[PreparedDataset], cfg: CfgNode, train: tuple
     ):
         raise DataError(
             f"There is nothing to train on in {', '.join(train)}: {len(images)} images have "
-            f"{len(annotations)} usable annotations, all of them crowd regions if any. `mrcnn "
-            "dataset check` lists what was dropped."
+            f"{len(annotations)} usable annotations, all of them crowd regions if any (pass "
+            "--crowds-as-objects if these are objects). `mrcnn dataset check` lists what was "
+            "dropped."
         )
 
 
@@ -134,11 +141,14 @@ def _log(dataset: PreparedDataset, written: Path | None) -> None:
     found = ", ".join(f"{counts[s]} {s.value}" for s in Severity if counts[s]) or "no problem"
     where = f", written to {written}" if written else ""
     shown = [p for p in problems if p.severity is not Severity.ERROR and not p.is_minor]
+    annotations = dataset.content["annotations"]
+    crowds = sum(bool(annotation.get("iscrowd")) for annotation in annotations)
+    regions = f" and {crowds} crowd regions" if crowds else ""
     text = "\n" + format_problems(shown, limit=_LINES) if shown else ""
     logger.log(
         logging.WARNING if shown else logging.INFO,
         f"checked '{dataset.name}': {len(dataset.content['images'])} images, "
-        f"{len(dataset.content['annotations'])} annotations, {found}{where}{text}",
+        f"{len(annotations) - crowds} annotations{regions}, {found}{where}{text}",
     )
     for problem in problems:
         if problem.is_minor:

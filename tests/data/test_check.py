@@ -12,12 +12,12 @@ from pycocotools import mask as mask_utils
 from mrcnn_plugin.data.check import (
     check_content,
     check_num_classes,
-    check_overlap,
     check_unseen_classes,
 )
 from mrcnn_plugin.data.coco_file import DataError, read_coco_json
 from mrcnn_plugin.data.findings import Findings, Problem, Severity, format_problems
 from mrcnn_plugin.data.image_file import displayed_size, read_header
+from mrcnn_plugin.data.overlap import check_overlap
 
 
 def run_check(folder, content, **options):
@@ -410,6 +410,13 @@ def test_the_same_image_in_training_and_validation(tmp_path):
     assert check_overlap(train, roots[0], val, roots[1], findings) == {1}
     assert reported(findings) == [("error", "train-val-overlap", 1, None)]
     assert "validation image 11" in findings.problems[0].fault
+
+    for content in (train, val):  # blank tiles without objects, of two large images
+        content["annotations"] = [a for a in content["annotations"] if a["image_id"] != 1]
+    val["images"][0]["id"] = 1
+    findings = Findings("train.json")
+    assert check_overlap(train, roots[0], val, roots[1], findings) == set()
+    assert reported(findings) == [("warning", "train-val-empty", None, None)]
 
 
 def test_classes_of_validation_that_training_never_shows():

@@ -55,7 +55,7 @@ FAULTS = {
     "text": (lambda path: path.write_text("<html>"), "unreadable-image", "cannot identify"),
     "truncated": (truncated, "unreadable-image", "truncated"),
     "20000 x 20000": (lambda p: declared_png(p, 20_000, 20_000), "image-too-large", "exceeds"),
-    "60000 x 60000": (lambda p: declared_png(p, 60_000, 60_000), "image-too-large", "tiles"),
+    "60000 x 60000": (lambda p: declared_png(p, 60_000, 60_000), "image-too-large", "dataset tile"),
     "16 bits": (
         lambda path: Image.fromarray(np.full((10, 20), 3000, np.uint16)).save(path),
         "pixel-depth",

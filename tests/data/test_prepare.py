@@ -192,6 +192,21 @@ def test_crowd_regions_do_not_make_it_bitmask(photographs):
     assert (cfg.INPUT.MASK_FORMAT, cfg.MODEL.ROI_HEADS.NUM_CLASSES) == ("polygon", 80)
 
 
+def test_crowds_as_objects_are_trained_on(photographs):
+    """The five RLE crowd regions of COCO become objects, so masks are bitmasks."""
+    folder = photographs / "coco_tiny"
+    train = f"a={folder}/annotations/instances_train2017.json:{folder}/train2017"
+    cfg = new_cfg("DATASETS.CROWDS_AS_OBJECTS", True)
+    declare_datasets(cfg, train=[train])
+    infer_from_files(cfg)
+    problems = prepare(cfg)["a"]
+    assert cfg.INPUT.MASK_FORMAT == "bitmask"
+    (crowds,) = [p for p in problems if p.kind == "crowds"]
+    assert crowds.fault == "5 annotations are crowd regions"
+    annotations = written(cfg, "a")["annotations"]
+    assert len(annotations) == 470 and not any(a["iscrowd"] for a in annotations)
+
+
 def test_what_was_given_stays(tmp_path, caplog):
     rle, _ = shapes_and_polygons(tmp_path)
     cfg = new_cfg("MODEL.ROI_HEADS.NUM_CLASSES", 7, "INPUT.MASK_FORMAT", "polygon")

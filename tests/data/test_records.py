@@ -1,5 +1,7 @@
 """Json that is well-formed, but whose values are of other types than those of COCO json."""
 
+import json
+
 import pytest
 from coco_files import coco_content, write_dataset
 
@@ -29,6 +31,11 @@ MALFORMED = {
     "image id null": (("images", 1, "id"), None, "expected an integer or text"),
     "image id NaN": (("images", 1, "id"), float("nan"), "expected an integer or text"),
     "image id surrogate": (("images", 1, "id"), "\udcff", "that UTF-8 can encode"),
+    "image ids mixed": (
+        ("images", 0, "id"),
+        "1",
+        "images are partly text and partly numbers, such",
+    ),
     "image no object": (("images", 1), 3, r"images\[1\] is 3, expected an object"),
     "image_id list": (("annotations", 2, "image_id"), [1], r"annotations\[2\]\.image_id is \[1\]"),
     "image_id deep": (("annotations", 2, "image_id"), nested(DEEP), "expected an integer or text"),
@@ -70,7 +77,7 @@ TOP_LEVEL = {
     "[" * 100_000 + "]" * 100_000: "nested too deeply",
     '{"images": ' + "[" * 100_000 + "]" * 100_000 + "}": "nested too deeply",
     '{"images": [' + "9" * 5000 + "]}": "4300 digits",
-    "\ufeff{}": "BOM",
+    "\ufeff{}": "lacks the list(s) images",
 }
 
 
@@ -115,9 +122,13 @@ def test_malformed_fields_are_findings(tmp_path, name, capsys):
 
 def test_ids_may_be_numbers_or_text(tmp_path):
     content = coco_content()
-    content["images"][0]["id"], content["images"][1]["id"] = "first", 2.0
-    for annotation in content["annotations"][:2]:
-        annotation["image_id"] = "first"
+    content["images"][1]["id"] = 2.0
     content["categories"][0]["name"] = 7
     json_file = write_dataset(tmp_path, content)
+    assert main(["check", f"{json_file}:{tmp_path}"]) == 0
+    for one in content["images"]:
+        one["id"] = f"n{one['id']:.0f}"
+    for one in content["annotations"]:
+        one["image_id"] = f"n{one['image_id']}"
+    json_file.write_text(json.dumps(content))
     assert main(["check", f"{json_file}:{tmp_path}"]) == 0
