@@ -1,4 +1,4 @@
-"""mrcnn dataset: convert, check, describe and draw datasets (docs/custom_data.md).
+"""mrcnn dataset: convert, check, describe, draw and split datasets (docs/custom_data.md).
 
     mrcnn dataset convert labelme photos/ photos/ my.json --classes labels.txt
     mrcnn dataset convert via via_project.json photos/ my.json --attribute kind
@@ -9,6 +9,8 @@
     mrcnn dataset stats my.json:photos --plot stats.png
     mrcnn dataset draw my.json:photos drawn/ --num 20
     mrcnn dataset draw my.json:photos drawn/ --augmented 4 --opts INPUT.AUG.ENABLED True
+    mrcnn dataset split my.json:photos --out split/ --fractions 0.7 0.15 0.15
+    mrcnn dataset split my.json:photos --out split/ --group-by '(.*)_frame'
 
 A dataset is written json:images, as in train_net.py (which also accepts name=json:images). Without
 :images, the images are expected in the directory of the json.
@@ -28,6 +30,7 @@ from ..data.training_sizes import format_training_sizes
 from ..engine import load_config
 from .dataset_check import add_check_arguments, add_data_arguments, check, read_checked
 from .dataset_draw import add_draw_arguments, draw
+from .dataset_split import add_split_arguments, split
 
 
 def stats(args):
@@ -109,6 +112,7 @@ def argument_parser():
     add_check_arguments(sub)
     _add_stats_arguments(_add(commands, stats, "instances per class, sizes, crowding"))
     add_draw_arguments(_add(commands, draw, "images with their annotations drawn on them"))
+    add_split_arguments(_add(commands, split, "train, val and test json; groups stay together"))
 
     sub = _add(commands, convert, "COCO json of labelme, VIA, mask PNGs, VOC PNGs")
     sub.add_argument("format", choices=sorted(CONVERTERS))
