@@ -1,4 +1,4 @@
-"""mrcnn dataset: convert, check, describe, draw and split datasets (docs/custom_data.md).
+"""mrcnn dataset: convert, check, describe, draw, split and tile datasets (docs/custom_data.md).
 
     mrcnn dataset convert labelme photos/ photos/ my.json --classes labels.txt
     mrcnn dataset convert via via_project.json photos/ my.json --attribute kind
@@ -11,6 +11,7 @@
     mrcnn dataset draw my.json:photos drawn/ --augmented 4 --opts INPUT.AUG.ENABLED True
     mrcnn dataset split my.json:photos --out split/ --fractions 0.7 0.15 0.15
     mrcnn dataset split my.json:photos --out split/ --group-by '(.*)_frame'
+    mrcnn dataset tile large.json:scans --out tiles/ --size 1024 --overlap 128
 
 A dataset is written json:images, as in train_net.py (which also accepts name=json:images). Without
 :images, the images are expected in the directory of the json.
@@ -31,6 +32,7 @@ from ..engine import load_config
 from .dataset_check import add_check_arguments, add_data_arguments, check, read_checked
 from .dataset_draw import add_draw_arguments, draw
 from .dataset_split import add_split_arguments, split
+from .dataset_tile import add_tile_arguments, tile
 
 
 def stats(args):
@@ -113,6 +115,7 @@ def argument_parser():
     _add_stats_arguments(_add(commands, stats, "instances per class, sizes, crowding"))
     add_draw_arguments(_add(commands, draw, "images with their annotations drawn on them"))
     add_split_arguments(_add(commands, split, "train, val and test json; groups stay together"))
+    add_tile_arguments(_add(commands, tile, "cut large images into tiles, masks included"))
 
     sub = _add(commands, convert, "COCO json of labelme, VIA, mask PNGs, VOC PNGs")
     sub.add_argument("format", choices=sorted(CONVERTERS))
