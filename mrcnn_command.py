@@ -24,6 +24,7 @@ SUBCOMMANDS = {
     "dataset": "check, describe, draw and convert datasets",
     "report": "rebuild the report of a run, or compare runs",
     "weights": "convert weight files, show a model file",
+    "export": "write a model as torch.export, AOTInductor or ONNX file",
     "replay": "compute a step that had a non-finite loss again",
 }
 

@@ -1,0 +1,1 @@
+"""Writes trained models to files that run without this package's Python: pt2, AOTInductor, ONNX."""
