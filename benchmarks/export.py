@@ -22,7 +22,7 @@ from models import C4
 from timing import machine
 
 from mrcnn_plugin import Predictor
-from mrcnn_plugin.checkpoint.model_file import description, write_model_file
+from mrcnn_plugin.checkpoint.model_file import description, read_model_file, write_model_file
 from mrcnn_plugin.export.formats import FORMATS
 from mrcnn_plugin.export.graph import InferenceGraph
 from mrcnn_plugin.export.write import about
@@ -61,7 +61,7 @@ def programs(args: argparse.Namespace, file: Path, predictor: Predictor, written
         own = predictor.model
     else:
         own = models.build_model(cfg).eval()
-        own.load_state_dict(predictor.model.state_dict(), strict=False)
+        own.load_state_dict(read_model_file(file).weights)
         own.roi_heads.box_predictor.test_score_thresh = float(predictor.thresholds.min())
 
     def detectron2(image):

@@ -1,5 +1,7 @@
 """A model as a program of `torch.export`, for images of any height and width."""
 
+import copy
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -24,8 +26,20 @@ def export_program(
     size = torch.export.Dim.DYNAMIC
     image = torch.zeros((3, 160, 224), dtype=torch.uint8, device=graph.model.device)
     shapes = ({1: size, 2: size},)
+    graph = graph if channels_last else _with_contiguous_weights(graph)
     with torch.no_grad(), _ForUnknownSizes(channels_last):
         return torch.export.export(graph, (image,), dynamic_shapes=shapes, strict=False)
+
+
+def _with_contiguous_weights(graph: InferenceGraph) -> InferenceGraph:
+    """A copy; `Predictor` stores the weights of convolutions channels-last.
+
+    `contiguous()` would leave 1x1 weights as they are, whose strides are valid for both layouts.
+    """
+    graph = copy.deepcopy(graph)
+    for parameter in graph.parameters():
+        parameter.data = parameter.data.clone(memory_format=torch.contiguous_format)
+    return graph
 
 
 class _ForUnknownSizes(TorchFunctionMode):

@@ -28,7 +28,8 @@ def workplace(tmp_path_factory):
     root = tmp_path_factory.mktemp("deploy_docs")
     make_shapes(root / "photos/shapes.json", 5, seed=1, size=200)
     (root / "output/my").mkdir(parents=True)
-    tiny_model_file(root / "output/my/model_best.pth", score_thresholds=[0.3, 0.4, 0.35])
+    norm = ("MODEL.RESNETS.NORM", "FrozenBN")
+    tiny_model_file(root / "output/my/model_best.pth", *norm, score_thresholds=[0.3, 0.4, 0.35])
     needed = ("mrcnn_plugin/_C.abi3.so", "tools/run_onnx.py", "projects/CppInference/detect.cpp")
     for file in needed:
         shutil.copy(ROOT / file, root)

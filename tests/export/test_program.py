@@ -8,6 +8,7 @@ from detectron2.modeling import build_model
 from mrcnn_plugin.errors import ConfigError
 from mrcnn_plugin.export.graph import InferenceGraph
 from mrcnn_plugin.export.program import export_program
+from mrcnn_plugin.modeling.frozen_bn import fuse_frozen_bn
 
 SIZES = [(224, 224), (160, 304), (301, 197), (384, 288), (64, 80), (17, 33)]
 
@@ -93,8 +94,14 @@ def test_the_error_names_the_key(config, opts, key):
 
 def test_for_inductor_no_map_is_channels_last():
     """AOTInductor would read the maps in the wrong order (docs/deploy.md)."""
-    graph = InferenceGraph(make_model("MODEL.RESNETS.NORM", "FrozenBN"), torch.zeros(3)).eval()
+    model = make_model("MODEL.RESNETS.NORM", "FrozenBN")
+    graph = InferenceGraph(model, torch.zeros(3)).eval()
     for channels_last in (True, False):
         program = export_program(graph, channels_last=channels_last)
         found = any(torch.channels_last in node.args for node in program.graph.nodes)
         assert found == channels_last
+    fuse_frozen_bn(model)
+    program = export_program(graph, channels_last=False)
+    assert not model.backbone.stem.conv1.weight.is_contiguous()
+    for weight in program.state_dict.values():  # also of 1x1, whose strides can be of both layouts
+        assert weight.stride() == torch.empty(weight.shape).stride()
