@@ -67,7 +67,7 @@ def device():
 
 
 @pytest.fixture
-def photographs():
+def real_images():
     """Directory of real images with annotations: coco_tiny/, fruits_nuts/, labelme_voc3/.
 
     They are not part of this repository. MRCNN_TEST_DATA names the directory; the default is

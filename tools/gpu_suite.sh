@@ -93,7 +93,7 @@ step tests 180 "$python" -m pytest -q -p no:cacheprovider --continue-on-collecti
 small=(-m pytest -q -p no:cacheprovider -m gpu tests/layers/test_roi_align_cuda.py
   -k "hostile or no_image or no_level or any_argmax or empty or layout or every_op")
 # initcheck does not track writes of kernels other than ours, so this test copies all inputs from the
-# host and runs our kernels only. (They use no shared memory, so racecheck has nothing to check.)
+# host and runs our kernels only.
 ours=(-m pytest -q -p no:cacheprovider -m gpu tests/layers/test_roi_align_cuda.py -k every_op)
 if [ -z "$sanitizer" ]; then
   unusable="skipped: no compute-sanitizer"
@@ -109,9 +109,14 @@ if [ -z "${unusable:-}" ]; then
   PYTORCH_NO_CUDA_MEMORY_CACHING=1 step initcheck 150 "$sanitizer" --tool initcheck \
     $kernels kns=mrcnn_plugin --error-exitcode 9 --target-processes all \
     "$python" "${ours[@]}"
+  # Only NMS uses shared memory.
+  PYTORCH_NO_CUDA_MEMORY_CACHING=1 step racecheck 60 "$sanitizer" --tool racecheck \
+    --error-exitcode 9 --target-processes all "$python" -m pytest -q -p no:cacheprovider \
+    -m gpu tests/layers/test_nms.py -k "700 and 0.5"
 else
   note memcheck "$unusable" 0
   note initcheck "$unusable" 0
+  note racecheck "$unusable" 0
 fi
 
 step benchmark 150 "$python" benchmarks/roi_align.py --device cuda

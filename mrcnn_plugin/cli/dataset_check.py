@@ -21,6 +21,11 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the dataset and the options that say how it is read."""
     parser.add_argument("data", metavar="JSON:IMAGES", help="COCO json and directory of the images")
     parser.add_argument("--boxes-only", action="store_true", help="do not expect masks")
+    add_crowds_argument(parser)
+
+
+def add_crowds_argument(parser: argparse.ArgumentParser) -> None:
+    """Add --crowds-as-objects."""
     parser.add_argument(
         "--crowds-as-objects",
         action="store_true",

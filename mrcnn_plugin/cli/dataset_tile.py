@@ -13,7 +13,7 @@ from tqdm import tqdm
 from ..data.coco_file import DataError, write_json
 from ..data.findings import Severity, format_problems
 from ..data.tiling import TILE_GROUP, Options, tile_dataset
-from .dataset_check import read_checked
+from .dataset_check import add_crowds_argument, read_checked
 
 _LINES = 10  # per kind of problem
 
@@ -52,11 +52,7 @@ def add_tile_arguments(parser: argparse.ArgumentParser) -> None:
         help="keep this share of the tiles without objects (default %(default)s)",
     )
     parser.add_argument("--drop-bad", action="store_true", help="skip unusable entries")
-    parser.add_argument(
-        "--crowds-as-objects",
-        action="store_true",
-        help="take annotations with iscrowd 1 as any other",
-    )
+    add_crowds_argument(parser)
     parser.add_argument(
         "--max-pixels",
         type=int,

@@ -5,7 +5,7 @@ left neighbour, after a smooth surface (quadratic, such as a gradient or vignett
 what remains is content. Otherwise, all images of one microscope look the same. Images of which
 nearly nothing remains, such as blank ones, are never similar to others.
 
-Of 121 photographs, different ones differ in 77 bits or more. Copies that are compressed again, half
+Of 121 images, different ones differ in 77 bits or more. Copies that are compressed again, half
 as large or cropped by 1% at each side differ in 36 or less, and in 40 or less if they are 30%
 brighter (`tests/data/test_near_duplicates.py`). Mirrored and rotated copies are not found.
 """

@@ -65,9 +65,9 @@ def test_a_check_without_detections_fails(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_images_and_thresholds_of_the_command(tmp_path, photographs):
+def test_images_and_thresholds_of_the_command(tmp_path, real_images):
     """More images than sizes: all are used."""
-    paths = sorted(map(str, (photographs / "fruits_nuts/images").glob("*.jpg")))[:6]
+    paths = sorted(map(str, (real_images / "fruits_nuts/images").glob("*.jpg")))[:6]
     export(tmp_path, "--threshold", "0.2", "--check", *paths)
     with pytest.raises(RunError, match=r"missing\.jpg, an image of --check, cannot be read"):
         export(tmp_path, "--check", "missing.jpg")

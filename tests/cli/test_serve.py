@@ -81,7 +81,7 @@ def expected(server, threshold):
 @pytest.mark.slow
 def test_programs_get_what_the_predictor_finds(server, tmp_path):
     """Also: limits of uploads, no connection to the outside, and nothing remains after SIGTERM."""
-    gradio_client = pytest.importorskip("gradio_client")
+    gradio_client = pytest.importorskip("gradio_client", reason="pip install gradio_client")
     client = gradio_client.Client(server.url, verbose=False, download_files=str(tmp_path / "out"))
 
     def upload(path, **kwargs):

@@ -220,10 +220,10 @@ def test_two_processes_stop_early_together(drawings, tmp_path):
 
 
 @pytest.mark.slow
-def test_r101_c4_on_photographs(photographs, tmp_path):
+def test_r101_c4_on_real_images(real_images, tmp_path):
     """The full model with random weights on a CPU: trains, saves, resumes and evaluates."""
     (tmp_path / "datasets").mkdir()
-    (tmp_path / "datasets/coco").symlink_to(photographs / "coco_tiny")
+    (tmp_path / "datasets/coco").symlink_to(real_images / "coco_tiny")
     run = functools.partial(run_train_net, tmp_path / "datasets")
     arguments = (*documented_command("The full model on a small machine"), "OUTPUT_DIR", tmp_path)
     printed = run(*arguments, "SOLVER.MAX_ITER", 2, "DATASETS.TEST", ())

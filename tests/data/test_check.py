@@ -429,9 +429,9 @@ def test_classes_of_validation_that_training_never_shows():
     assert problem.severity is Severity.WARNING and "'ring' has 2 instances" in problem.fault
 
 
-def test_the_voc_photographs_are_numbered_from_0(photographs):
+def test_the_voc_real_images_are_numbered_from_0(real_images):
     """One of the faults in the wild: labelme's own example."""
-    folder = photographs / "labelme_voc3/data_dataset_coco"
+    folder = real_images / "labelme_voc3/data_dataset_coco"
     content = read_coco_json(str(folder / "annotations.json"))
     findings = Findings("annotations.json")
     after = check_content(content, findings, str(folder), full=True)
@@ -441,9 +441,9 @@ def test_the_voc_photographs_are_numbered_from_0(photographs):
     assert not [p for p in findings.problems if p.severity is Severity.ERROR]
 
 
-def test_coco_photographs_have_no_error(photographs):
+def test_coco_real_images_have_no_error(real_images):
     for part in ("train2017", "val2017"):
-        folder = photographs / "coco_tiny"
+        folder = real_images / "coco_tiny"
         content = read_coco_json(str(folder / f"annotations/instances_{part}.json"))
         findings = Findings(part)
         check_content(content, findings, str(folder / part), full=True)

@@ -133,9 +133,9 @@ def test_labelme_classes_are_those_of_its_labels_txt(tmp_path):
         from_labelme(tmp_path, tmp_path, ["dog"])
 
 
-def test_labelme_photographs_give_what_labelme_itself_gives(photographs):
+def test_labelme_real_images_give_what_labelme_itself_gives(real_images):
     """labelme's own converter wrote the expected COCO json; masks agree up to their outline."""
-    root = photographs / "labelme_voc3"
+    root = real_images / "labelme_voc3"
     labels = (root / "labels.txt").read_text().split("\n")[:-1]
     ours = from_labelme(root / "data_annotated", root / "data_annotated", labels)
     theirs = json.loads((root / "data_dataset_coco/annotations.json").read_text())

@@ -35,12 +35,12 @@ def hashes_of(paths):
 
 
 @pytest.fixture
-def images(photographs):
+def images(real_images):
     patterns = "coco_tiny/*2017/*.jpg", "fruits_nuts/images/*.jpg", "labelme_voc3/*annotated/*.jpg"
-    return [path for pattern in patterns for path in sorted(photographs.glob(pattern))]
+    return [path for pattern in patterns for path in sorted(real_images.glob(pattern))]
 
 
-def test_different_photographs_are_far_apart(images):
+def test_different_real_images_are_far_apart(images):
     hashes = hashes_of(images)
     assert (np.abs(hashes) == 1).all() and len(hashes) == 121
     assert join_near_duplicates(hashes, np.arange(121))[1] == []

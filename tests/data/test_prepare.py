@@ -182,9 +182,9 @@ def test_classes_and_mask_format_are_inferred(tmp_path, caplog):
     assert "NUM_CLASSES is 5, inferred from polygons, rle: classes disc, ring" in caplog.text
 
 
-def test_crowd_regions_do_not_make_it_bitmask(photographs):
+def test_crowd_regions_do_not_make_it_bitmask(real_images):
     """COCO's crowds are RLE, its objects polygons; detectron2 does not train on crowds."""
-    folder = photographs / "coco_tiny"
+    folder = real_images / "coco_tiny"
     train = f"a={folder}/annotations/instances_train2017.json:{folder}/train2017"
     cfg = new_cfg()
     declare_datasets(cfg, train=[train])
@@ -192,9 +192,9 @@ def test_crowd_regions_do_not_make_it_bitmask(photographs):
     assert (cfg.INPUT.MASK_FORMAT, cfg.MODEL.ROI_HEADS.NUM_CLASSES) == ("polygon", 80)
 
 
-def test_crowds_as_objects_are_trained_on(photographs):
+def test_crowds_as_objects_are_trained_on(real_images):
     """The five RLE crowd regions of COCO become objects, so masks are bitmasks."""
-    folder = photographs / "coco_tiny"
+    folder = real_images / "coco_tiny"
     train = f"a={folder}/annotations/instances_train2017.json:{folder}/train2017"
     cfg = new_cfg("DATASETS.CROWDS_AS_OBJECTS", True)
     declare_datasets(cfg, train=[train])
@@ -555,15 +555,15 @@ def test_two_processes_get_the_same_data_and_the_same_errors(tmp_path):
     assert first[4] == second[4] and first[4].startswith(missing)
 
 
-def test_builtin_names_are_checked_too(tmp_path, photographs, monkeypatch):
+def test_builtin_names_are_checked_too(tmp_path, real_images, monkeypatch):
     """detectron2's registration of an unmodified COCO layout."""
     name = "coco_2017_val"
     metadata = MetadataCatalog.get(name)
-    real = str(photographs / "coco_tiny/annotations/instances_val2017.json")
-    content = json.loads((photographs / "coco_tiny/annotations/instances_val2017.json").read_text())
+    real = str(real_images / "coco_tiny/annotations/instances_val2017.json")
+    content = json.loads((real_images / "coco_tiny/annotations/instances_val2017.json").read_text())
     content["annotations"][0]["bbox"] = [0, 0, 0, 0]
     (tmp_path / "val.json").write_text(json.dumps(content))
-    root = str(photographs / "coco_tiny/val2017")
+    root = str(real_images / "coco_tiny/val2017")
     cfg = load_cfg("mask_rcnn_R101_C4.yaml")
     for json_file, expected in ((real, set()), (str(tmp_path / "val.json"), {"empty-box"})):
         monkeypatch.setitem(metadata.__dict__, "json_file", json_file)

@@ -221,7 +221,7 @@ def noisy_results(truth):
     return results
 
 
-def photographs_and_results(folder, name):
+def real_images_and_results(folder, name):
     file = folder / name
     if not file.exists():
         pytest.skip(f"there is no {file}: set MRCNN_TEST_DATA (see docs/training.md)")
@@ -233,15 +233,15 @@ COCO_TINY = "coco_tiny/annotations/instances_val2017.json"
 
 
 @pytest.fixture
-def coco_images(photographs):
+def coco_images(real_images):
     """(pycocotools' object of 50 images of COCO, noisy detections)."""
-    return photographs_and_results(photographs, COCO_TINY)
+    return real_images_and_results(real_images, COCO_TINY)
 
 
 @pytest.mark.parametrize("task", ["bbox", "segm"])
 @pytest.mark.parametrize("name", [COCO_TINY, "fruits_nuts/trainval.json"])
-def test_engines_agree_on_photographs(photographs, name, task):
-    truth, results = photographs_and_results(photographs, name)
+def test_engines_agree_on_real_images(real_images, name, task):
+    truth, results = real_images_and_results(real_images, name)
     reference, fast = (
         run_coco_eval(truth, [dict(r) for r in results], task, max_dets=MAX_DETS, engine=engine)
         for engine in ("pycocotools", "hotcoco")
@@ -264,7 +264,7 @@ def pycocotools_eval(truth, results, task, image_ids=None):
 
 
 @pytest.mark.parametrize("task", ["bbox", "segm"])
-def test_diagnosis_of_photographs_agrees_with_pycocotools(coco_images, task):
+def test_diagnosis_of_real_images_agrees_with_pycocotools(coco_images, task):
     truth, results = coco_images
     details = evaluate(truth, results, task, max_dets=MAX_DETS)
     reference = pycocotools_eval(truth, results, task)
@@ -291,7 +291,7 @@ def test_diagnosis_of_photographs_agrees_with_pycocotools(coco_images, task):
     assert sum(count.values()) - count["Miss"] == false
 
 
-def test_label_errors_of_photographs_contradict_the_labels(coco_images):
+def test_label_errors_of_real_images_contradict_the_labels(coco_images):
     truth, results = coco_images
     details = evaluate(truth, results, "segm", max_dets=MAX_DETS)
     names = [truth.cats[i]["name"] for i in details.category_ids]

@@ -51,9 +51,9 @@ def test_perfect_detections_score_100(dataset, tmp_path, fault):
     assert results["segm"]["AP"] == pytest.approx(100)
 
 
-def test_voc_annotations_numbered_from_0_become_usable(photographs, tmp_path):
+def test_voc_annotations_numbered_from_0_become_usable(real_images, tmp_path):
     """A real file with annotation id 0: stock COCOEvaluator gives perfect detections 94.9."""
-    root = photographs / "labelme_voc3/data_dataset_coco"
+    root = real_images / "labelme_voc3/data_dataset_coco"
     name = "labelme_voc3_test"
     register_coco_instances(name, {}, str(root / "annotations.json"), str(root))
     try:

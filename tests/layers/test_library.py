@@ -21,7 +21,7 @@ def test_cuda_kernels_are_not_loaded_into_a_torch_without_cuda(tmp_path):
     assert cuda_libraries(tmp_path, None) == []
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="libstdc++ is the C++ library of Linux")
+@pytest.mark.skipif(sys.platform != "linux", reason="for Linux's C++ library: run it on Linux")
 def test_the_libraries_use_the_cpp_library_of_torch():
     """With a copy of their own, an error message with a number in it crashes the process."""
     libraries = list(Path(mrcnn_plugin.__file__).parent.glob("_C*.so"))

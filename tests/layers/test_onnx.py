@@ -9,9 +9,11 @@ from roi_align_cases import MODES, SCALE, make_features, make_rois, reverse
 import mrcnn_plugin.layers.onnx as roi_align_onnx
 from mrcnn_plugin.layers.roi_align import RoIAlign
 
-onnx = pytest.importorskip("onnx", reason="pip install onnx onnxruntime onnxscript")
-onnxruntime = pytest.importorskip("onnxruntime", reason="pip install onnxruntime")
-pytest.importorskip("onnxscript", reason="pip install onnxscript")
+onnx = pytest.importorskip("onnx", reason="pip install 'mrcnn_plugin[export]'")
+onnxruntime = pytest.importorskip(
+    "onnxruntime", reason="pip install 'mrcnn_plugin[export]', or make setup"
+)
+pytest.importorskip("onnxscript", reason="pip install 'mrcnn_plugin[export]'")
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
 EXPORTERS = ("dynamo", "torchscript")

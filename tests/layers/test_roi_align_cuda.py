@@ -87,7 +87,7 @@ def test_equals_torchvision(aligned, layout):
 def test_more_elements_than_32_bits_count():
     """The last rows of a map of 2.3 billion elements, and its gradient."""
     if torch.cuda.mem_get_info()[0] < 30 << 30:
-        pytest.skip("needs 30 GB of free GPU memory")
+        pytest.skip("needs 30 GB of free GPU memory: run it on a larger GPU")
     small = torch.randn(1, 1024, 20, 1500, dtype=torch.float16, device="cuda")
     large = torch.zeros(1, 1024, 1500, 1500, dtype=torch.float16, device="cuda")
     large[:, :, -20:] = small

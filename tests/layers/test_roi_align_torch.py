@@ -139,7 +139,7 @@ def test_module_is_copied_and_pickled_by_its_options():
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 def test_the_python_of_the_docs_runs(tmp_path, monkeypatch):
-    pytest.importorskip("onnxscript", reason="pip install onnx onnxscript")
+    pytest.importorskip("onnxscript", reason="pip install 'mrcnn_plugin[export]'")
     monkeypatch.chdir(tmp_path)
     document, names = (ROOT / "docs/roi_align.md").read_text(), {}
     for block in re.findall(r"```python\n(.*?)```", document, flags=re.DOTALL):

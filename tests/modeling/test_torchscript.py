@@ -190,16 +190,16 @@ def test_a_trace_of_a_whole_model_detects_the_same(name):
 
 
 @pytest.mark.slow
-def test_a_trace_of_the_whole_c4_model_on_photographs(photographs):
+def test_a_trace_of_the_whole_c4_model_on_real_images(real_images):
     cfg = load_cfg("mask_rcnn_R101_C4.yaml", "MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.0)
     cfg.MODEL.RPN.POST_NMS_TOPK_TEST = 50
     model = build_model(cfg).eval()
     tame_random_weights(model)
-    assert_trace_detects_the_same(model, resized_photographs(photographs, cfg.INPUT.FORMAT))
+    assert_trace_detects_the_same(model, resized_real_images(real_images, cfg.INPUT.FORMAT))
 
 
 @pytest.mark.slow
-def test_a_trace_after_use_roi_align_on_photographs(photographs):
+def test_a_trace_after_use_roi_align_on_real_images(real_images):
     """detectron2's own R50-FPN with our RoIAlign."""
     cfg = model_zoo.get_config(FPN)
     cfg.merge_from_list(
@@ -217,11 +217,11 @@ def test_a_trace_after_use_roi_align_on_photographs(photographs):
         model.roi_heads.mask_head.predictor.weight.normal_(std=0.2)
     done = use_roi_align(model)
     assert len(done.replaced) == 10
-    images = resized_photographs(photographs, cfg.INPUT.FORMAT)
+    images = resized_real_images(real_images, cfg.INPUT.FORMAT)
     assert_trace_detects_the_same(model, images)
 
 
-def resized_photographs(folder, image_format):
+def resized_real_images(folder, image_format):
     """Five images of several shapes, (3, H, W) with a shorter side of 224 pixels."""
     files = [
         *sorted(folder.glob("fruits_nuts/images/*.jpg"))[:2],

@@ -17,7 +17,16 @@ esac
 SANITIZER = (
     '#!/usr/bin/env bash\necho "sanitizer $*, caching off: $PYTORCH_NO_CUDA_MEMORY_CACHING"\n'
 )
-ALL = ["versions", "build", "tests", "memcheck", "initcheck", "benchmark", "train_step"]
+ALL = [
+    "versions",
+    "build",
+    "tests",
+    "memcheck",
+    "initcheck",
+    "racecheck",
+    "benchmark",
+    "train_step",
+]
 
 
 @pytest.fixture
@@ -59,14 +68,15 @@ def test_all_steps(suite):
     status, steps, report = suite()
     assert status == 0
     assert [*steps] == [*ALL, "written"]
-    assert all(steps[name].startswith("passed") for name in ALL)
+    assert {name: steps[name].split()[0] for name in ALL} == dict.fromkeys(ALL, "passed")
     assert "a card, a driver" in report and "commit: " in report
     assert "setup.py build_ext --inplace" in report
     assert "-m gpu tests" in report and "benchmarks/roi_align.py --device cuda" in report
     checks = [line for line in report.splitlines() if line.startswith("sanitizer ")]
     assert all(line.endswith("caching off: 1") for line in checks[1:])
-    assert len(checks) == 3 and "--tool memcheck" in checks[1]  # the first tries whether it runs
+    assert len(checks) == 4 and "--tool memcheck" in checks[1]  # the first tries whether it runs
     assert "--tool initcheck --kernel-regex kns=mrcnn_plugin" in checks[2]
+    assert "--tool racecheck" in checks[3] and "tests/layers/test_nms.py" in checks[3]
     assert report.rstrip().splitlines()[-1].startswith("train_step")
 
 

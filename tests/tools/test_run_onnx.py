@@ -12,12 +12,14 @@ from PIL import Image
 from mrcnn_plugin import Predictor
 from mrcnn_plugin.cli.export import main
 
-onnx = pytest.importorskip("onnx", reason="pip install onnx onnxruntime onnxscript")
-onnxruntime = pytest.importorskip("onnxruntime", reason="pip install onnxruntime")
-pytest.importorskip("onnxscript", reason="pip install onnxscript")
+onnx = pytest.importorskip("onnx", reason="pip install 'mrcnn_plugin[export]'")
+onnxruntime = pytest.importorskip(
+    "onnxruntime", reason="pip install 'mrcnn_plugin[export]', or make setup"
+)
+pytest.importorskip("onnxscript", reason="pip install 'mrcnn_plugin[export]'")
 
 TOOL = ROOT / "tools/run_onnx.py"
-PHOTOGRAPHS = (  # landscape, portrait, and one that the longer side limits
+REAL_IMAGES = (  # landscape, portrait, and one that the longer side limits
     "fruits_nuts/images/0.jpg",
     "coco_tiny/val2017/000000226111.jpg",
     "labelme_voc3/data_dataset_coco/JPEGImages/2011_000003.jpg",
@@ -48,7 +50,7 @@ def export(tmp_path, *opts):
     ],
     ids=["avg", "max-RGB"],
 )
-def test_photographs(opts, tmp_path, photographs, run_onnx, capsys):
+def test_real_images(opts, tmp_path, real_images, run_onnx, capsys):
     """From the file of an image to boxes and masks in its pixels."""
     predictor, path = export(tmp_path, *opts)
     proto = onnx.load(path)
@@ -59,8 +61,8 @@ def test_photographs(opts, tmp_path, photographs, run_onnx, capsys):
     ]
     model = run_onnx.Model(str(path))
     assert model.about["class_names"] == ["apple", "cup", "pen"] and model.about["version"]
-    for name in PHOTOGRAPHS:
-        photo = photographs / name
+    for name in REAL_IMAGES:
+        photo = real_images / name
         expected = predictor(photo)
         boxes, scores, classes, masks = model(cv2.imread(str(photo)))
         assert classes.tolist() == expected.pred_classes.tolist() and len(classes) > 0
@@ -73,7 +75,7 @@ def test_photographs(opts, tmp_path, photographs, run_onnx, capsys):
 
 
 def test_openvino_reads_the_file(tmp_path, capsys):
-    pytest.importorskip("openvino", reason="pip install openvino")
+    pytest.importorskip("openvino", reason="pip install 'mrcnn_plugin[openvino]'")
     export(tmp_path)
     assert capsys.readouterr().out.count("OpenVINO ") == 6
 

@@ -2,7 +2,7 @@
 //
 // CUDA does not define the order of the threads of a launch, so a kernel must be correct in any
 // order: CUDA_EMULATION_ORDER is forward (default), reversed or shuffled. There is no shared memory
-// and no __syncthreads, because no kernel uses them.
+// and no __syncthreads, because no kernel of RoIAlign uses them. NMS does: it is tested on GPUs.
 #pragma once
 
 #include <algorithm>
